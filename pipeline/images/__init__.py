@@ -1,0 +1,1 @@
+"""Stamps: geometry, kernels, the shard's format (NumPy, no torch)."""

@@ -1,0 +1,167 @@
+"""What every stage needs: errors in one line, progress, whole-file writes, provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+log = logging.getLogger("ugriz")
+
+
+class UserError(Exception):
+    """What a user can cause and mend: one line that says what, where and what to do."""
+
+
+def start(main: Callable[[list[str] | None], None]) -> None:
+    """Run a stage's `main` as a program: log to stderr, exit 1 with one line on a UserError."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        main(None)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; nothing half-written is left, start it again to go on")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(f"error: {describe_os_error(error)}")
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line for a full disk, an exceeded quota or a folder that may not be written."""
+    where = error.filename or "the disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}: no space left; free some and start again, nothing half-written is kept"
+    return f"{where}: {os.strerror(error.errno)}; choose a folder that you may write to"
+
+
+class Progress:
+    """Counts towards a total and logs a line, now and then, with rate and time left."""
+
+    def __init__(self, label: str, total: int, unit: str, every: float = 5.0):
+        self.label, self.total, self.unit, self.every = label, total, unit, every
+        self.done, self.began = 0, time.monotonic()
+        self.next_line = self.began + every
+
+    def add(self, count: int = 1) -> None:
+        """Count `count` more as done."""
+        self.done += count
+        now = time.monotonic()
+        if now >= self.next_line:
+            self.next_line = now + self.every
+            rate = self.done / (now - self.began)
+            left = (self.total - self.done) / rate if rate else float("inf")
+            log.info(
+                "%s: %d of %d %s, %.1f/s, %s left",
+                self.label, self.done, self.total, self.unit, rate, duration(left),
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Log the closing line."""
+        took = time.monotonic() - self.began
+        log.info("%s: %d %s in %s", self.label, self.done, self.unit, duration(took))
+
+
+def duration(seconds: float) -> str:
+    """`75.0` -> `1m15s`: short enough for a progress line."""
+    if seconds == float("inf"):
+        return "an unknown time"
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{seconds:.1f}s"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, unique: bool = False) -> Iterator[Path]:
+    """A temporary name to write to; on a clean exit it is fsynced and renamed to `path`.
+
+    On an exception the temporary file is removed and `path` is as it was. A product has one
+    writer, so the temporary name is fixed and a killed run's leftover is written over; files
+    that several processes may write (a cache) ask for a `unique` one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f".{os.getpid()}-{time.monotonic_ns()}" if unique else ""
+    part = path.with_name(f".{path.name}{mark}.part{path.suffix}")
+    try:
+        part.unlink(missing_ok=True)
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """As `whole_file`, for a folder: it has its name only when everything is in it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def write_json(content: object, path: str | os.PathLike) -> None:
+    """Write `content` as readable JSON, whole; keys keep their order."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_provenance(product: str | os.PathLike, **facts: object) -> None:
+    """Write `<product>.provenance.json`: what a rerun may change without changing the product.
+
+    Holds the command, versions, host, date and duration, and whatever else a stage passes in.
+    """
+    packages = ("numpy", "astropy", "h5py", "pandas", "dask", "reproject", "numba", "snakemake")
+    versions = {"ugriz": _version("ugriz"), "python": platform.python_version()}
+    versions |= {name: _version(name) for name in packages}
+    record = {
+        "product": Path(product).name,
+        "command": sys.argv,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "versions": versions,
+        **facts,
+    }
+    write_json(record, f"{product}.provenance.json")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,1 @@
+"""SDSS itself: names, paths, object ids, frame format, extinction, fetching."""
