@@ -22,7 +22,7 @@ nothing is dated, so that the same stamps are the same bytes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import h5py
@@ -56,6 +56,7 @@ _PER_BAND = {"e_bv": "extinction", "psf_fwhm": "psfWidth"}
 """Data set (N, 5) -> stem of the catalogue's five columns."""
 _MEASURED = ("coverage", "sky_noise")
 _PLANES = {"variance": "f4", "mask": "u2"}
+_ATTRIBUTES = ("bands", "size", "fov_deg")
 
 
 class ShardWriter:
@@ -187,26 +188,61 @@ def problems(file: h5py.File) -> list[str]:
 
     Reads every image, a block at a time.
     """
-    names = [*_COLUMNS, *_PER_BAND, *_MEASURED, "split", "images", "failed/ObjID", "failed/reason"]
-    missing = [name for name in names if name not in file]
+    return schema_problems(file) or image_problems(file)
+
+
+def image_problems(
+    file: h5py.File, visit: Callable[[slice, np.ndarray], None] | None = None
+) -> list[str]:
+    """The part of `problems` that reads the images of a shard whose schema is right.
+
+    Hands each block of finite images on to `visit` (rows, images), so that one pass over the
+    file serves both.
+    """
+    bad = 0
+    for rows, block in blocks(file):
+        spoilt = int(np.sum(~np.isfinite(block).all(axis=(1, 2, 3))))
+        if visit and not spoilt:
+            visit(rows, block)
+        bad += spoilt
+    return [f"{bad} images hold values that are not finite"] if bad else []
+
+
+def schema_problems(file: h5py.File) -> list[str]:
+    """As `problems`, without reading the images: names, shapes, types and the columns' values."""
+    names = [*_COLUMNS, *_PER_BAND, *_MEASURED, "split", "images"]
+    lost = [f"failed/{name}" for name in ("ObjID", "ra", "dec", "reason")]
+    missing = [f"data set {name} is missing" for name in (*names, *lost) if name not in file]
+    missing += [f"attribute {name} is missing" for name in _ATTRIBUTES if name not in file.attrs]
     if missing:
-        return [f"data set {name} is missing" for name in missing]
+        return missing
     rows, size = file["images"].shape[0], int(file.attrs["size"])
+    expected = {name: rows for name in names} | dict.fromkeys(lost, file["failed/ObjID"].shape[0])
     found = [
-        f"{name} has {file[name].shape[0]} rows, images {rows}"
-        for name in names[:-2]
-        if file[name].shape[0] != rows
+        f"{name} has {file[name].shape[0]} rows, not {count}"
+        for name, count in expected.items()
+        if file[name].shape[0] != count
     ]
     for name in ("images", *_PLANES):
         if name in file and file[name].shape != (rows, len(BANDS), size, size):
             found.append(f"{name} has shape {file[name].shape}")
+    if file["images"].dtype not in (np.float32, np.float16):
+        found.append(f"images are {file['images'].dtype}")
+    found += [
+        f"{name} is {file[name].dtype}, not int64"
+        for name in ("ObjID", "specObjID", "failed/ObjID")
+        if file[name].dtype != np.int64
+    ]
+    return found or _column_problems(file)
+
+
+def _column_problems(file: h5py.File) -> list[str]:
     unknown = set(np.unique(file["split"][:])) - {name.encode() for name in SPLITS}
-    found += [f"split {name!r} is unknown" for name in sorted(unknown)]
-    if len(np.unique(file["ObjID"][:])) != rows:
+    found = [f"split {name.decode(errors='replace')!r} is unknown" for name in sorted(unknown)]
+    if len(np.unique(file["ObjID"][:])) != file["ObjID"].shape[0]:
         found.append("ObjID is not unique")
-    bad = sum(int(np.sum(~np.isfinite(block).all(axis=(1, 2, 3)))) for _, block in blocks(file))
-    if bad:
-        found.append(f"{bad} images hold values that are not finite")
+    if not (np.isfinite(file["ra"][:]).all() and np.isfinite(file["dec"][:]).all()):
+        found.append("ra or dec is not finite")
     coverage = file["coverage"][:]
     if not ((coverage > 0) & (coverage <= 1)).all():
         found.append("coverage lies outside (0, 1]")
