@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 from pipeline.images.stamp import Stamp
 
 TOLERANCE = 1e-6
-"""Frame pixels by which the fitted map may miss the true one at the points that it was fitted to."""
+"""Frame pixels by which the fitted map may miss the true one at the points it was fitted to."""
 
 
 def from_tangent_plane(ra, dec, xi, eta) -> tuple[np.ndarray, np.ndarray]:
@@ -92,5 +92,7 @@ def window(points: np.ndarray, shape: tuple[int, int], margin: int = 2) -> Windo
     flat = points.reshape(-1, 2)
     low = np.floor(flat.min(axis=0)).astype(int) - margin
     high = np.ceil(flat.max(axis=0)).astype(int) + margin + 1
-    clip = [slice(max(low[k], 0), max(min(high[k], shape[1 - k]), 0)) for k in (0, 1)]
-    return Window(rows=clip[1], columns=clip[0])
+    rows, columns = (
+        slice(max(int(low[k]), 0), max(min(int(high[k]), shape[1 - k]), 0)) for k in (1, 0)
+    )
+    return Window(rows, columns)

@@ -1,10 +1,14 @@
-"""dataset.json: what a set of shards holds; how it is read, and what its version is."""
+"""What the stages after the cutouts read beside shards: dataset.json and the catalogue."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.run import UserError
 
@@ -42,3 +46,27 @@ def shard_paths(path: str | Path, content: dict) -> Iterator[Path]:
     """Where the shards of the dataset.json at `path` lie, in its order."""
     for entry in content["shards"]:
         yield Path(path).parent / entry["file"]
+
+
+def read_catalog(
+    path: str | Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> pd.DataFrame:
+    """The columns `required`, and those of `optional` that are there, of a catalog.parquet.
+
+    Numbers come as pandas' nullable types, so that an id is never a float.
+
+    Raises:
+        UserError: no such file, not Parquet, or a required column is missing.
+    """
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise UserError(f"{path}: column {missing[0]} is missing; rerun the rule catalog")
+        wanted = [name for name in names if name in {*required, *optional}]
+        return pd.read_parquet(path, columns=wanted, dtype_backend="numpy_nullable")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such catalogue; run the rule catalog") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as Parquet ({reason}); make it anew") from None

@@ -1,0 +1,301 @@
+"""Galaxies and frames -> stamps in one HDF5 shard.
+
+Frame by frame: each frame is read and decompressed once, every galaxy on it is cut, the frame is
+let go. Dask runs the frames; what a frame gives is written to a scratch file beside the shard,
+and the parent puts each galaxy's bands together, in row order, so that memory does not grow with
+the number of galaxies and the bytes do not depend on who finished first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from dask.distributed import Client, LocalCluster
+
+from pipeline import run
+from pipeline.images import overlap
+from pipeline.images.cutting import Recipe, Report, Work, cut_frame
+from pipeline.images.engines import ENGINES
+from pipeline.images.gather import gather, header_from, read_shard
+from pipeline.images.shard import ShardWriter
+from pipeline.images.stamp import Stamp
+from pipeline.run import UserError
+from pipeline.survey import archive, footprint, noise, tables
+from pipeline.survey.archive import Loss
+from pipeline.survey.names import BANDS, Field, frame_path
+
+
+class Made(NamedTuple):
+    """A galaxy's stamp: planes (5, size, size), coverage (5,), sky noise (5,) [nMgy/pixel]."""
+
+    row: int
+    planes: dict[str, np.ndarray]
+    coverage: np.ndarray
+    sky_noise: np.ndarray
+
+
+class Failed(NamedTuple):
+    """A galaxy without a stamp, and why."""
+
+    row: int
+    reason: str
+
+
+def make_stamps(
+    galaxies: pd.DataFrame,
+    root: Path,
+    recipe: Recipe,
+    client: Client,
+    scratch: Path,
+    losses: dict[str, Loss] | None = None,
+) -> Iterator[Made | Failed]:
+    """Make the stamps of `galaxies` from the frames below `root`, in the table's order.
+
+    `galaxies` has ra, dec, run, camcol, field and, where known, rerun, rowc_*, gain_* and
+    darkVariance_*. `scratch` is a folder that the workers of `client` can write to as well.
+    """
+    losses = losses or {}
+    galaxies = galaxies.reset_index(drop=True)
+    needs = footprint.frames_needed(galaxies, recipe.stamp.reach, header_from(root))
+    waiting = _Waiting(galaxies, needs, recipe, scratch)
+    sky = galaxies[["ra", "dec"]].to_numpy(dtype="float64")
+    works = [_work(key, members, sky, galaxies) for key, members in needs.items()]
+    for number, report in _in_order(works, root, recipe, losses, client, scratch):
+        yield from waiting.take(number, report)
+
+
+def _work(key: tuple[Field, str], members: list, sky: np.ndarray, galaxies: pd.DataFrame) -> Work:
+    where, band = key
+    rows = [need.row for need in members]
+    first = galaxies.loc[rows[0]]
+    gain, dark = first.get(f"gain_{band}"), first.get(f"darkVariance_{band}")
+    if pd.isna(gain) or pd.isna(dark):
+        gain = noise.gain(where.run, where.camcol, band)
+        dark = noise.dark_variance(where.run, where.camcol, band)
+    return Work(where, band, sky[rows], float(gain), float(dark))
+
+
+def _in_order(works, root, recipe, losses, client, scratch) -> Iterator[tuple[int, Report]]:
+    """Run the frames on `client`, a few more at a time than it has threads; results in order."""
+    ahead = 2 * sum(client.nthreads().values()) + 1
+    running: deque = deque()
+    for number, work in enumerate(works):
+        path = frame_path(work.field, work.band)
+        known = {path: losses[path]} if path in losses else {}
+        running.append(
+            client.submit(
+                cut_frame, work, root, recipe, known, scratch / f"{number}.bin", pure=False
+            )
+        )
+        if len(running) > ahead:
+            yield number - len(running) + 1, running.popleft().result()
+    for number in range(len(works) - len(running), len(works)):
+        yield number, running.popleft().result()
+
+
+class _Waiting:
+    """Galaxies whose frames are not all done; puts those together that are, in row order."""
+
+    def __init__(self, galaxies: pd.DataFrame, needs: footprint.Needs, recipe: Recipe, scratch):
+        self.recipe, self.scratch = recipe, scratch
+        self.frames = list(needs)
+        self.parts: list[list[tuple[int, int, bool]]] = [[] for _ in range(len(galaxies))]
+        self.left = [len(members) for members in needs.values()]
+        for number, members in enumerate(needs.values()):
+            for position, need in enumerate(members):
+                self.parts[need.row].append((number, position, need.own))
+        self.reports: dict[int, Report] = {}
+        self.next_row = 0
+
+    def take(self, number: int, report: Report) -> Iterator[Made | Failed]:
+        self.reports[number] = report
+        while self.next_row < len(self.parts):
+            parts = self.parts[self.next_row]
+            if any(frame_number > number for frame_number, _, _ in parts):
+                return
+            yield self._assemble(self.next_row, parts)
+            self._release(parts)
+            self.next_row += 1
+
+    def _release(self, parts) -> None:
+        for number, _, _ in parts:
+            self.left[number] -= 1
+            if self.left[number] == 0:
+                (self.scratch / f"{number}.bin").unlink(missing_ok=True)
+
+    def _assemble(self, row: int, parts) -> Made | Failed:
+        side = self.recipe.stamp.size
+        planes = {
+            name: np.zeros((len(BANDS), side, side), dtype=self.recipe.record[name].base)
+            for name in ("images", "share", *self.recipe.planes)
+        }
+        noises = np.full(len(BANDS), np.nan)
+        for number, position, own in sorted(parts, key=lambda part: not part[2]):
+            report, band = self.reports[number], BANDS.index(self.frames[number][1])
+            if report.problem:
+                if own or not report.absent:
+                    return Failed(row, report.problem)
+                continue
+            if own:
+                noises[band] = report.sky_noise
+            self._lay(planes, band, number, position)
+        share = planes.pop("share")
+        coverage = share.mean(axis=(1, 2), dtype=np.float64)
+        if not coverage.all():
+            band = BANDS[int(np.argmin(coverage))]
+            return Failed(row, f"the position is not on its frame in {band}: no pixel is covered")
+        return Made(row, planes, coverage, noises)
+
+    def _lay(self, planes, band: int, number: int, position: int) -> None:
+        """Lay a frame's part onto the stamp where it covers more than what is there."""
+        record = self.recipe.record
+        with open(self.scratch / f"{number}.bin", "rb") as file:
+            file.seek(position * record.itemsize)
+            part = np.frombuffer(file.read(record.itemsize), dtype=record)[0]
+        better = part["share"] > planes["share"][band] + overlap.LEAST_SHARE
+        for name in planes:
+            planes[name][band][better] = part[name][better]
+
+
+@contextlib.contextmanager
+def dask_client(workers: int, scheduler: str | None = None) -> Iterator[Client]:
+    """A Dask client: of `workers` threads here, or of the scheduler at an address.
+
+    Raises:
+        UserError: the scheduler does not answer.
+    """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    if scheduler:
+        try:
+            client = Client(scheduler, timeout="20s")
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UserError(
+                f"--scheduler {scheduler}: no Dask scheduler answers ({error})"
+            ) from None
+        with client:
+            yield client
+        return
+    options = {"processes": False, "n_workers": 1, "dashboard_address": None, "memory_limit": 0}
+    with LocalCluster(threads_per_worker=workers, **options) as cluster, Client(cluster) as client:
+        yield client
+
+
+def cut_shard(
+    galaxies: pd.DataFrame,
+    root: Path,
+    output: Path,
+    recipe: Recipe,
+    client: Client,
+    dtype: str = "float32",
+    losses: dict[str, Loss] | None = None,
+) -> tuple[int, int]:
+    """Make the stamps of `galaxies` and write them to the shard `output`, whole.
+
+    Returns:
+        The number of stamps and of galaxies without one.
+    """
+    attrs = {"engine": recipe.engine, "conserve_flux": recipe.conserve_flux}
+    attrs["units"] = "nanomaggy / " + ("stamp pixel" if recipe.conserve_flux else "frame pixel")
+    progress = run.Progress(output.stem, len(galaxies), "galaxies")
+    with _scratch_folder(output) as scratch, run.whole_file(output) as part:
+        writer = ShardWriter(part, galaxies, recipe.stamp, dtype, recipe.planes, attrs)
+        for result in make_stamps(galaxies, root, recipe, client, scratch, losses):
+            if isinstance(result, Failed):
+                writer.fail(*result)
+            else:
+                writer.append(*result)
+            progress.add()
+        writer.close()
+    progress.close()
+    return len(writer.kept), len(writer.failures)
+
+
+@contextlib.contextmanager
+def _scratch_folder(output: Path) -> Iterator[Path]:
+    folder = output.with_name(f".{output.name}.scratch")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_galaxies(path: str | Path, shard: int | None = None) -> pd.DataFrame:
+    """The galaxies to cut: a table with ra, dec, run, camcol, field; or one shard of a catalogue.
+
+    Raises:
+        UserError: what `tables` refuses; no run, camcol and field; no such shard.
+    """
+    if shard is None:
+        galaxies = tables.galaxies(tables.read_table(path), str(path))
+        missing = [name for name in ("run", "camcol", "field") if name not in galaxies]
+        if missing:
+            raise UserError(
+                f"{path}: has no column {missing[0]}; run, camcol and field name a galaxy's frames "
+                "(python -m pipeline.catalog finds them from ra and dec)"
+            )
+        return galaxies
+    return read_shard(path, shard)
+
+
+def losses_of(root: Path) -> dict[str, Loss]:
+    """Why files are not below `root`, as the stage frames left it there."""
+    record = root / archive.LOSSES
+    if not record.is_file():
+        return {}
+    return {path: Loss(**loss) for path, loss in json.loads(record.read_text()).items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Cut one shard from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.cutouts", description=__doc__)
+    parser.add_argument("--galaxies", required=True, help="table (CSV, FITS, Parquet) of galaxies")
+    parser.add_argument("--shard", type=int, help="cut this shard of a catalogue only")
+    parser.add_argument("--archive", required=True, help="folder or URL with SAS's layout beneath")
+    parser.add_argument("--output", required=True, type=Path, help="the shard to write (.h5)")
+    parser.add_argument("--engine", choices=ENGINES, default="overlap")
+    parser.add_argument("--size", type=int, default=107, help="pixels on a side, odd")
+    parser.add_argument("--fov", type=float, default=0.012, help="degrees on a side")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    for name, text in (
+        ("conserve-flux", "nanomaggies per stamp pixel, not per frame pixel"),
+        ("variance", "add a variance plane: gain and dark variance through the weights"),
+        ("mask", "add the fpM mask flags"),
+    ):
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
+    parser.add_argument("--workers", type=int, default=1, help="frames at a time")
+    parser.add_argument("--scheduler", help="address of a Dask scheduler to use instead")
+    args = parser.parse_args(argv)
+
+    recipe = Recipe(
+        Stamp(args.size, args.fov), args.engine,
+        bool(args.conserve_flux), bool(args.variance), bool(args.mask),
+    )  # fmt: skip
+    galaxies = read_galaxies(args.galaxies, args.shard)
+    with contextlib.ExitStack() as stack:
+        root, losses = archive.local_root(args.archive), {}
+        if root is None:
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ugriz-frames-")))
+            losses = gather(galaxies, recipe.stamp.reach, args.archive, root, recipe.mask)
+        client = stack.enter_context(dask_client(args.workers, args.scheduler))
+        made, lost = cut_shard(
+            galaxies, root, args.output, recipe, client, args.dtype, losses or losses_of(root)
+        )
+    run.log.info("%s: %d stamps, %d galaxies without one", args.output, made, lost)
+    run.write_provenance(args.output, archive=args.archive, workers=args.workers)
+
+
+if __name__ == "__main__":
+    run.start(main)

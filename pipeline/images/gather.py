@@ -1,0 +1,94 @@
+"""A shard's galaxies -> its frames (and masks) below a folder, from any archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.run import UserError
+from pipeline.survey import archive, footprint, frame, masks
+from pipeline.survey.archive import Damaged, Loss
+from pipeline.survey.names import BANDS, Field, frame_path, mask_path
+
+
+def read_shard(catalog: str | Path, shard: int) -> pd.DataFrame:
+    """One shard's galaxies of catalog.parquet, without reading the rest.
+
+    Raises:
+        UserError: no such file, not a catalogue, or no galaxy in that shard.
+    """
+    try:
+        table = pq.read_table(catalog, filters=[("shard", "=", shard)])
+    except FileNotFoundError:
+        raise UserError(f"{catalog}: no such file; run the rule catalog first") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{catalog}: cannot be read as a catalogue: {error}") from None
+    if not table.num_rows:
+        raise UserError(f"{catalog}: has no galaxy in shard {shard}; was it cut into fewer?")
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}
+    return table.to_pandas(types_mapper=nullable.get)
+
+
+def gather(
+    galaxies: pd.DataFrame, reach: float, root: str, folder: Path, mask: bool = False, **options
+) -> dict[str, Loss]:
+    """Bring every frame that stamps reaching `reach` degrees need into `folder`.
+
+    The own fields' frames come first: where the catalogue has no rowc, their headers tell which
+    neighbours are needed. `mask` brings the fpM files as well; `options` go to
+    `archive.deliver`.
+
+    Returns:
+        What did not come: path below the root -> why.
+    """
+    fields = galaxies[["run", "camcol", "field"]].drop_duplicates()
+    own = [Field(*map(int, key)) for key in fields.itertuples(index=False)]
+    keys = [(field, band) for field in sorted(own) for band in BANDS]
+    losses = _bring(keys, root, folder, mask, options)
+    needs = footprint.frames_needed(galaxies, reach, header_from(folder))
+    rest = [key for key in needs if key not in set(keys)]
+    return losses | _bring(rest, root, folder, mask, options)
+
+
+def _bring(keys, root: str, folder: Path, mask: bool, options: dict) -> dict[str, Loss]:
+    paths = [frame_path(*key) for key in keys]
+    if mask:
+        paths += [mask_path(*key) for key in keys]
+    return archive.deliver(paths, root, folder, check, **options)
+
+
+def check(path: str, data: bytes) -> None:
+    """Check a downloaded frame or mask as a whole.
+
+    Raises:
+        Damaged: `data` is not what the name `path` promises.
+    """
+    try:
+        if Path(path).name.startswith("fpM"):
+            masks.read(data)
+        else:
+            frame.read(data, *identity(path))
+    except frame.BadFrame as bad:
+        raise Damaged(str(bad)) from None
+
+
+def identity(path: str) -> tuple[Field, str]:
+    """The field and band that a frame's path names."""
+    _, band, run, camcol, number = Path(path).name.split(".")[0].split("-")
+    rerun = Path(path).parts[-4]
+    return Field(int(run), int(camcol), int(number), int(rerun)), band
+
+
+def header_from(root: Path) -> footprint.HeaderOf:
+    """A function (field, band) -> the header of that frame below `root`, None if it has none."""
+
+    def header_of(field: Field, band: str):
+        try:
+            return frame.read_header((root / frame_path(field, band)).read_bytes())
+        except (FileNotFoundError, frame.BadFrame):
+            return None
+
+    return header_of
