@@ -1,0 +1,31 @@
+# make demo: the embedded survey from SQL to checked shards and figures. make test: every test.
+
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test lint setup benchmark
+
+demo: setup
+	snakemake --cores all
+	@echo "Look at results/dataset.json and the figures in results/pictures/"
+
+test: setup
+	python -m pytest -n auto --dist loadfile
+
+lint: setup
+	ruff check
+	ruff format --check
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+benchmark: setup
+	python benchmarks/cutouts.py
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml envs/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("ugriz needs Python 3.11 or newer; make PYTHON=python3.x") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed; on Debian: apt install python3-venv"; exit 1; }
+	python -m pip install --quiet --constraint envs/constraints.txt --editable '.[test]'
+	touch $@

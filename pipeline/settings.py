@@ -1,0 +1,126 @@
+"""What the Snakefile needs: a checked config, a stage's flags, the sources a stage is made of."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from pipeline.run import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def checked(config: Mapping) -> dict:
+    """`config` with environment variables put in, checked against the schema.
+
+    Raises:
+        UserError: the first thing that is wrong, with its key and what is allowed.
+    """
+    expanded = _expand(config, ())
+    schema = yaml.safe_load(SCHEMA.read_text())
+    errors = sorted(
+        Draft202012Validator(schema).iter_errors(expanded), key=lambda error: list(error.path)
+    )
+    if errors:
+        raise UserError(f"config: {_explain(errors[0])}")
+    return expanded
+
+
+def _expand(value: object, path: tuple[str, ...]) -> object:
+    if isinstance(value, Mapping):
+        return {key: _expand(inner, (*path, key)) for key, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expanduser(os.path.expandvars(value))
+    unset = re.search(r"\$\{?(\w+)", expanded)
+    if unset:
+        name = unset.group(1)
+        raise UserError(
+            f"config: {': '.join(path)}: the environment variable {name} is not set; "
+            f"export {name}=... or write the path itself"
+        )
+    return expanded
+
+
+def _explain(error: ValidationError) -> str:
+    where = ": ".join(map(str, error.path))
+    where = f"{where}: " if where else ""
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        unknown = next(key for key in error.instance if key not in known)
+        near = difflib.get_close_matches(str(unknown), known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return f"{where}unknown key {unknown}; {hint}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{where}the key {missing} is missing"
+    said = error.schema.get("description", "").strip().split("\n")[0]
+    return f"{where}{error.message}" + (f"; it is: {said}" if said else "")
+
+
+def flags(section: Mapping, leave_out: Iterable[str] = ()) -> str:
+    """A config section as the stage's command-line flags, quoted for a shell.
+
+    `{"min_b": 15, "mask": False, "fields": None}` -> `--min-b 15 --no-mask`.
+    """
+    words = []
+    for key, value in section.items():
+        flag = f"--{key.replace('_', '-')}"
+        if key in leave_out or value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            words += [flag, *map(str, values)]
+    return shlex.join(words)
+
+
+def sources(stage: str) -> list[str]:
+    """The files of the package that `pipeline.<stage>` is made of: itself and all it imports."""
+    found: set[str] = set()
+    queue = ["pipeline", f"pipeline.{stage}"]
+    while queue:
+        name = queue.pop()
+        if name in found or _file(name) is None:
+            continue
+        found.add(name)
+        queue += _imports(name)
+    return sorted(str(_file(name)) for name in found)
+
+
+def _file(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _imports(name: str) -> list[str]:
+    """Names of the modules, and of the packages above them, that a module of ours may import."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_file(name).read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    ours = [module for module in names if module.split(".")[0] == "pipeline"]
+    return [package for module in ours for package in _upwards(module)]
+
+
+def _upwards(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        yield ".".join(parts[:length])

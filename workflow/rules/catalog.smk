@@ -1,0 +1,78 @@
+# From the survey's database to one table of galaxies in shards.
+
+
+rule simulate:
+    input:
+        code=sources("simulate"),
+    output:
+        database="results/simulate/survey.duckdb",
+        truth="results/simulate/truth.parquet",
+        archive=directory("results/simulate/sas"),
+    log:
+        "logs/simulate.log",
+    benchmark:
+        "logs/simulate.tsv"
+    conda:
+        "../../envs/ugriz.yaml"
+    threads: 8
+    resources:
+        mem_mb=lambda wildcards, threads: 1500 * threads,
+        runtime=240,
+    params:
+        options=flags(config["simulate"]),
+    shell:
+        "python -m pipeline.simulate --output results/simulate {params.options}"
+        " --workers {threads} 2>&1 | tee {log}"
+
+
+rule query:
+    input:
+        unpack(query_inputs),
+        source=simulated(config["query"]["source"])
+        or ancient(config["query"]["source"]),
+        code=sources("query"),
+    output:
+        "results/query/{name}.parquet",
+    log:
+        "logs/query/{name}.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        engine=config["query"]["engine"],
+        sql=lambda wildcards, input: named(input, ["sql"]),
+    shell:
+        "python -m pipeline.query --engine {params.engine} --source {input.source:q} {params.sql}"
+        " --output {output:q} 2>&1 | tee {log}"
+
+
+rule catalog:
+    input:
+        unpack(catalog_inputs),
+        code=sources("catalog"),
+    output:
+        catalog="results/catalog.parquet",
+        rejected="results/catalog-rejected.parquet",
+        funnel="results/catalog.json",
+    log:
+        "logs/catalog.log",
+    benchmark:
+        "logs/catalog.tsv"
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        tables=lambda wildcards, input: named(
+            input, ["labelled", "unlabelled", "galaxies", "fields", "morphology"]
+        ),
+        options=flags(config["catalog"]),
+        survey=config["survey"],
+        fov=config["cutouts"]["fov"],
+    shell:
+        "python -m pipeline.catalog {params.tables} {params.options} --survey {params.survey:q}"
+        " --fov {params.fov} --output {output.catalog:q} --funnel {output.funnel:q}"
+        " --rejected {output.rejected:q} 2>&1 | tee {log}"

@@ -1,0 +1,74 @@
+# What the rules share: the checked config, lists, and functions that name inputs. No rules.
+import os
+import sys
+from shlex import quote
+
+sys.path.insert(0, workflow.basedir)
+
+from pipeline.run import UserError
+from pipeline.settings import checked, flags, sources
+
+# the package comes from here and, without --sdm, python is the one that runs Snakemake
+PATHS = f"export PYTHONPATH={quote(workflow.basedir)}; "
+if not workflow.deployment_settings.deployment_method:
+    PATHS += f"export PATH={quote(os.path.dirname(sys.executable))}:$PATH; "
+shell.prefix(f"set -euo pipefail; {PATHS}")
+
+try:
+    config = checked(config)
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+SHARDS = [f"{number:04d}" for number in range(config["catalog"]["shards"])]
+SPLITS = ["train", "valid", "test", "unlabelled"]
+PICTURES = ["contact-sheet", "sky-map", "funnel", "magnitudes"]
+OWN_TABLE = config["query"]["engine"] == "table"
+TABLES = ["galaxies"] if OWN_TABLE else ["labelled", "unlabelled", "morphology"]
+
+
+wildcard_constraints:
+    shard=r"\d{4}",
+
+
+def simulated(path):
+    """A path that the rule simulate makes, as an input; nothing for one that is simply there."""
+    return [path] if path.startswith("results/simulate/") else []
+
+
+def archive_below(root):
+    """The simulated archive as an input, if `root` lies in it."""
+    return simulated(root) and ["results/simulate/sas"]
+
+
+def catalog_inputs(wildcards):
+    """The catalogue's tables by the names of their flags."""
+    tables = {name: f"results/query/{name}.parquet" for name in TABLES}
+    return tables | fields_input(wildcards)
+
+
+def fields_input(wildcards):
+    """The table of fields: of the survey's database, or the user's own, or none."""
+    if not OWN_TABLE:
+        return {"fields": "results/query/fields.parquet"}
+    own = config["query"]["fields"]
+    return {"fields": own} if own else {}
+
+
+def query_inputs(wildcards):
+    """The SQL file, for the engines that run it."""
+    if OWN_TABLE:
+        return {}
+    return {"sql": f"{workflow.basedir}/queries/{wildcards.name}.sql"}
+
+
+def earlier_stamps(wildcards):
+    """The shard whose stamps must be there first, so that few shards' frames lie on disk."""
+    first = int(wildcards.shard) - config["frames"]["window"]
+    return [f"results/cutouts/{first:04d}.h5"] if first >= 0 else []
+
+
+def named(inputs, names):
+    """`--labelled FILE --fields FILE ...` for those of a job's inputs that it has."""
+    return " ".join(
+        f"--{name} {quote(inputs[name])}" for name in names if name in inputs.keys()
+    )

@@ -1,0 +1,131 @@
+# From a shard's galaxies to its stamps, and from all shards to a checked set.
+
+
+rule frames:
+    input:
+        catalog="results/catalog.parquet",
+        archive=archive_below(config["frames"]["root"]),
+        earlier=ancient(earlier_stamps),
+        code=sources("frames"),
+    output:
+        temp(directory("results/frames/{shard}")),
+    log:
+        "logs/frames/{shard}.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=240,
+        sdss=1,
+    params:
+        root=config["frames"]["root"],
+        options=flags(config["frames"], leave_out=["root", "window"]),
+        stamp=flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")}),
+    shell:
+        "python -m pipeline.frames --galaxies {input.catalog:q} --shard {wildcards.shard}"
+        " --root {params.root:q} {params.options} {params.stamp} --output {output:q}"
+        " 2>&1 | tee {log}"
+
+
+rule cutouts:
+    input:
+        catalog="results/catalog.parquet",
+        frames="results/frames/{shard}",
+        code=sources("cutouts"),
+    output:
+        "results/cutouts/{shard}.h5",
+    log:
+        "logs/cutouts/{shard}.log",
+    benchmark:
+        "logs/cutouts/{shard}.tsv"
+    conda:
+        "../../envs/ugriz.yaml"
+    threads: 2
+    resources:
+        mem_mb=lambda wildcards, threads: 500 + 250 * threads,
+        runtime=240,
+    params:
+        options=flags(config["cutouts"]),
+    shell:
+        "python -m pipeline.cutouts --galaxies {input.catalog:q} --shard {wildcards.shard}"
+        " --archive {input.frames:q} {params.options} --workers {threads} --output {output:q}"
+        " 2>&1 | tee {log}"
+
+
+rule dataset:
+    input:
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        catalog="results/catalog.parquet",
+        funnel="results/catalog.json",
+        code=sources("dataset"),
+    output:
+        report(
+            "results/dataset.json",
+            caption="../report/dataset.rst",
+            category="Data set",
+        ),
+    log:
+        "logs/dataset.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    threads: 4
+    resources:
+        mem_mb=lambda wildcards, threads: 500 + 250 * threads,
+        runtime=240,
+    params:
+        options=flags(config["dataset"]),
+        survey=config["survey"],
+    shell:
+        "python -m pipeline.dataset --shards {input.shards:q} --catalog {input.catalog:q}"
+        " --funnel {input.funnel:q} {params.options} --survey {params.survey:q}"
+        " --workers {threads} --output {output:q} 2>&1 | tee {log}"
+
+
+rule pictures:
+    input:
+        unpack(fields_input),
+        dataset="results/dataset.json",
+        catalog="results/catalog.parquet",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        code=sources("pictures"),
+    output:
+        report(
+            expand("results/pictures/{picture}.png", picture=PICTURES),
+            caption="../report/pictures.rst",
+            category="Pictures",
+        ),
+    log:
+        "logs/pictures.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        fields=lambda wildcards, input: named(input, ["fields"]),
+    shell:
+        "python -m pipeline.pictures --dataset {input.dataset:q} --catalog {input.catalog:q}"
+        " {params.fields} --output results/pictures 2>&1 | tee {log}"
+
+
+rule export:
+    input:
+        dataset="results/dataset.json",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        code=sources("export"),
+    output:
+        expand("results/export/{split}.h5", split=SPLITS),
+        "results/export/README.md",
+        "results/export/SHA256SUMS",
+    log:
+        "logs/export.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=480,
+    params:
+        options=flags(config["export"]),
+    shell:
+        "python -m pipeline.export --dataset {input.dataset:q} {params.options}"
+        " --output results/export 2>&1 | tee {log}"
