@@ -1,0 +1,121 @@
+"""The config: what is refused and how it says so; flags; the sources of each stage."""
+
+import copy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import settings
+from pipeline.run import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export"]
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def put(config, path, value):
+    section = config
+    for key in path[:-1]:
+        section = section.setdefault(key, {})
+    section[path[-1]] = value
+
+
+def test_the_embedded_config_is_right_and_every_key_of_it_described(config):
+    schema = yaml.safe_load(settings.SCHEMA.read_text())
+    assert settings.checked(config) == config
+    for name, section in config.items():
+        if not isinstance(section, dict):
+            continue
+        properties = schema["properties"][name]["properties"]
+        assert set(section) <= set(properties)
+        assert all(properties[key]["description"] for key in properties), name
+
+
+def test_every_overlay_fits_the_schema(config, monkeypatch):
+    monkeypatch.setenv("UGRIZ_DATA", "/data")
+    for overlay in sorted((ROOT / "surveys").glob("*.yaml")):
+        merged = copy.deepcopy(config)
+        for name, section in yaml.safe_load(overlay.read_text()).items():
+            if isinstance(section, dict):
+                merged[name].update(section)
+            else:
+                merged[name] = section
+        settings.checked(merged)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("cutuots",), {}, "unknown key cutuots; did you mean cutouts?"),
+        (("cutouts", "sise"), 107, "cutouts: unknown key sise; did you mean size?"),
+        (("catalog", "zzz"), 1, "catalog: unknown key zzz; known are shards"),
+        (("cutouts", "size"), 0, "cutouts: size: 0 is less than the minimum of 3"),
+        (("cutouts", "size"), 64, "cutouts: size: 64 should not be valid"),
+        (("cutouts", "size"), "107", "cutouts: size: '107' is not of type 'integer'"),
+        (("cutouts", "fov"), -0.1, "cutouts: fov: -0.1"),
+        (("cutouts", "engine"), "magic", "cutouts: engine: 'magic' is not one of"),
+        (("catalog", "shards"), 0, "catalog: shards: 0"),
+        (("frames", "root"), None, "frames: root: None is not of type 'string'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(config, path, value, says):
+    put(config, path, value)
+    with pytest.raises(UserError) as refused:
+        settings.checked(config)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_key_that_is_missing_is_named(config):
+    del config["frames"]["root"]
+    with pytest.raises(UserError, match="frames: the key root is missing"):
+        settings.checked(config)
+
+
+def test_environment_variables_are_put_in_and_an_unset_one_is_named(config, monkeypatch):
+    config["frames"]["root"] = "${SOME_DATA}/sas/dr9"
+    monkeypatch.setenv("SOME_DATA", "/data")
+    assert settings.checked(config)["frames"]["root"] == "/data/sas/dr9"
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(UserError, match="frames: root: the environment variable SOME_DATA"):
+        settings.checked(config)
+
+
+def test_flags_are_quoted_and_null_is_left_out():
+    section = {"min_b": 15.0, "mask": False, "variance": True, "fields": None, "camcols": [3, 4]}
+    section["root"] = "a folder/it's"
+    words = shlex.split(settings.flags(section, leave_out=["variance"]))
+    assert words == ["--min-b", "15.0", "--no-mask", "--camcols", "3", "4", "--root", "a folder/it's"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_config_key_is_a_flag_of_its_stage(stage, config):
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipeline.{stage}", "--help"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    for key in config.get(stage, {}):
+        if (stage, key) not in {("frames", "window"), ("query", "fields")}:
+            assert f"--{key.replace('_', '-')}" in done.stdout, key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sources_are_what_python_imports(stage):
+    """The inputs of a rule against the modules that are loaded when its stage is imported."""
+    program = (
+        f"import sys, pipeline.{stage}\n"
+        "for name, module in sys.modules.items():\n"
+        "    if name.split('.')[0] == 'pipeline': print(module.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert sorted(set(done.stdout.split())) == settings.sources(stage)
