@@ -1,0 +1,278 @@
+"""The whole Snakefile on a tiny survey: products, reruns, kills, and light against truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = [
+    "Snakefile",
+    "config.yaml",
+    "pipeline",
+    "workflow",
+    "queries",
+    "surveys",
+    "profiles",
+    "envs",
+]
+OVERLAY = {
+    "simulate": {"camcols": [3], "galaxies_per_field": 60, "stars_per_field": 25},
+    "catalog": {"shards": 2},
+    "cutouts": {"variance": True},
+}
+STAGES = ["simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export"]
+
+
+def snakemake(house: Path, folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
+    """Run the Snakefile of `house` in `folder`, as a user would."""
+    return subprocess.run(
+        command(house, folder, *words), cwd=house, capture_output=True, text=True, **options
+    )
+
+
+def command(house: Path, folder: Path, *words: str) -> list[str]:
+    overlay = folder / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(OVERLAY))
+    words = (*words, "--directory", str(folder), "--configfile", str(overlay))
+    return [str(Path(sys.executable).with_name("snakemake")), *words]
+
+
+def shard_sums(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / "results" / "cutouts").glob("*.h5"))
+    }
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> Path:
+    """A copy of the repository's code, so that tests may edit it."""
+    folder = tmp_path_factory.mktemp("house")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def survey(house, tmp_path_factory) -> Path:
+    """The folder of a finished run on the tiny survey, export included."""
+    folder = tmp_path_factory.mktemp("survey")
+    done = snakemake(house, folder, "--cores", "2", "all", "export_files")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(survey) -> list[Path]:
+    return sorted((survey / "results" / "cutouts").glob("*.h5"))
+
+
+def joined(shards: list[Path], name: str) -> np.ndarray:
+    columns = []
+    for path in shards:
+        with h5py.File(path) as file:
+            columns.append(file[name][:])
+    return np.concatenate(columns)
+
+
+def test_a_run_ends_in_a_checked_set_and_its_figures(survey):
+    summary = json.loads((survey / "results" / "dataset.json").read_text())
+    assert len(summary["shards"]) == 2
+    assert summary["galaxies"]["stamps"] == sum(summary["splits"].values()) > 50
+    assert all(summary["splits"][split] > 0 for split in ("train", "valid", "test", "unlabelled"))
+    for picture in ("contact-sheet", "sky-map", "funnel", "magnitudes"):
+        data = (survey / "results" / "pictures" / f"{picture}.png").read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) > 5000
+    assert not list((survey / "results").glob("frames/0*")), "frames are let go"
+    assert not list((survey / "results").rglob(".*.part*")), "nothing half-written is left"
+
+
+def test_a_second_run_has_nothing_to_do(house, survey):
+    again = snakemake(house, survey, "--cores", "2", "all", "export_files")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def rules_to_rerun(house: Path, folder: Path) -> set[str]:
+    plan = snakemake(house, folder, "-n", "--cores", "2", "all", "export_files")
+    assert plan.returncode == 0, plan.stderr
+    return set(re.findall(r"^(?:local)?rule (\w+):", plan.stdout + plan.stderr, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["images/sheet.py", "images/overlap.py", "survey/tsql.py", "survey/splits.py", "settings.py"],
+)
+def test_an_edit_reruns_the_rules_that_import_the_module_and_what_follows(house, survey, module):
+    follow = {
+        "simulate": STAGES, "query": STAGES[1:], "catalog": STAGES[2:], "frames": STAGES[3:],
+        "cutouts": ["frames", "cutouts", "dataset", "pictures", "export"],
+        "dataset": ["dataset", "pictures", "export"],
+        "pictures": ["pictures"], "export": ["export"],
+    }  # fmt: skip
+    importers = [
+        stage
+        for stage in STAGES
+        if any(path.endswith(f"pipeline/{module}") for path in settings.sources(stage))
+    ]
+    expected = {rule for stage in importers for rule in follow[stage]}
+    source = house / "pipeline" / module
+    before, times = source.read_text(), source.stat()
+    try:
+        source.write_text(before + "\nEDITED = True\n")
+        assert rules_to_rerun(house, survey) - {"all", "export_files"} == expected
+    finally:
+        source.write_text(before)
+        os.utime(source, (times.st_atime, times.st_mtime))
+
+
+def test_a_touch_alone_reruns_nothing(house, survey):
+    source = house / "pipeline" / "images" / "overlap.py"
+    os.utime(source)
+    assert rules_to_rerun(house, survey) == set()
+
+
+def copy_of_run(survey: Path, to: Path) -> Path:
+    """A run as it is before its first shard: simulated, queried, catalogued."""
+    shutil.copytree(survey / ".snakemake" / "metadata", to / ".snakemake" / "metadata")
+    for name in (
+        "simulate",
+        "query",
+        "catalog.parquet",
+        "catalog.json",
+        "catalog-rejected.parquet",
+    ):
+        source = survey / "results" / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        (to / "results").mkdir(exist_ok=True)
+        copy(source, to / "results" / name)
+    return to
+
+
+def test_shards_are_the_same_bytes_on_one_core_and_on_two(house, survey, tmp_path):
+    folder = copy_of_run(survey, tmp_path)
+    done = snakemake(
+        house, folder, "--cores", "1", "results/cutouts/0001.h5", "results/cutouts/0000.h5"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shard_sums(folder) == shard_sums(survey)
+
+
+def test_shards_are_the_same_bytes_after_kills_at_random_moments(house, survey, tmp_path):
+    folder, chance = copy_of_run(survey, tmp_path), random.Random(7)
+    for _ in range(3):
+        words = command(house, folder, "--cores", "2", "results/dataset.json")
+        running = subprocess.Popen(
+            words, cwd=house, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(chance.uniform(3, 14))
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        snakemake(house, folder, "--unlock", check=True)
+    done = snakemake(house, folder, "--cores", "2", "results/dataset.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shard_sums(folder) == shard_sums(survey)
+    same = "results/dataset.json"
+    assert (folder / same).read_bytes() == (survey / same).read_bytes()
+    assert not list((folder / "results" / "cutouts").glob(".*")), "nothing half-written is left"
+
+
+def test_a_frame_that_is_lost_or_damaged_costs_its_own_galaxies_only(house, survey, tmp_path):
+    folder = copy_of_run(survey, tmp_path)
+    frames = sorted((folder / "results" / "simulate" / "sas").rglob("frame-g-*.bz2"))
+    frames[0].unlink()
+    frames[-1].write_bytes(frames[-1].read_bytes()[:100_000])
+    done = snakemake(
+        house, folder, "--cores", "2", "results/dataset.json", "--rerun-triggers", "mtime"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((folder / "results" / "dataset.json").read_text())
+    whole = json.loads((survey / "results" / "dataset.json").read_text())
+    assert 0 < summary["galaxies"]["failed"] < whole["galaxies"]["stamps"]
+    assert (
+        sum(summary["galaxies"][key] for key in ("failed", "stamps")) == whole["galaxies"]["stamps"]
+    )
+    reasons = " ".join(summary["failures"])
+    assert "not in the archive" in reasons
+    assert "truncated" in reasons
+
+
+def test_a_plan_of_400_shards_is_made(house, tmp_path):
+    (tmp_path / "survey.duckdb").write_bytes(b"")
+    overlay = tmp_path / "more.yaml"
+    overlay.write_text(yaml.safe_dump({"catalog": {"shards": 400}}))
+    plan = snakemake(house, tmp_path, "-n", "--quiet", "rules", "--configfile", str(overlay))
+    assert plan.returncode == 0, plan.stderr
+    assert re.search(r"cutouts\s+400", plan.stdout + plan.stderr)
+
+
+def test_a_misspelt_key_stops_before_any_job(house, tmp_path):
+    refused = snakemake(house, tmp_path, "-n", "--config", "cutuots={size: 107}")
+    assert refused.returncode != 0
+    assert "error: config: unknown key cutuots; did you mean cutouts?" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_report_holds_the_pictures(house, survey):
+    done = snakemake(house, survey, "--report", str(survey / "report.zip"))
+    assert done.returncode == 0, done.stderr
+    assert (survey / "report.zip").stat().st_size > 100_000
+
+
+def test_every_true_galaxy_is_a_stamp_or_a_counted_removal(survey, shards):
+    results = survey / "results"
+    truth = pd.read_parquet(results / "simulate" / "truth.parquet", dtype_backend="numpy_nullable")
+    catalog = pd.read_parquet(results / "catalog.parquet", columns=["objID"])
+    rejected = pd.read_parquet(results / "catalog-rejected.parquet")
+    funnel = json.loads((results / "catalog.json").read_text())["samples"]
+    with duckdb.connect(str(results / "simulate" / "survey.duckdb"), read_only=True) as database:
+        photo = database.sql("SELECT objID, mode FROM PhotoObjAll").df()
+
+    stamps, kept = set(joined(shards, "ObjID")), set(catalog.objID)
+    failed = set(joined(shards, "failed/ObjID"))
+    assert stamps | failed == kept and not stamps & failed
+
+    removed = set(rejected.objID)
+    queried = removed | kept
+    detected = set(photo[photo["mode"] == 1].objID)
+    for galaxy in truth.dropna(subset="objID").itertuples():
+        assert galaxy.objID in detected
+        assert (galaxy.objID in queried) or not_selected(survey, galaxy.objID), galaxy.objID
+    counted = sum(step["removed"] for steps in funnel.values() for step in steps)
+    assert counted == len(rejected), "every removal is counted once"
+
+
+def not_selected(survey: Path, objid: int) -> bool:
+    """The photometric selection of both queries, said again: an object that it does not take."""
+    with duckdb.connect(
+        str(survey / "results" / "simulate" / "survey.duckdb"), read_only=True
+    ) as database:
+        row = database.sql(
+            "SELECT type, clean, insideMask, petroMag_r - extinction_r AS r "
+            f"FROM PhotoObjAll WHERE objID = {objid}"
+        ).df()
+    row = row.iloc[0]
+    return bool(row.type != 3 or row.clean != 1 or row.insideMask != 0 or not row.r <= 17.8)
