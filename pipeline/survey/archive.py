@@ -8,8 +8,10 @@ whole, and linked from there. What does not come is told with its reason, never 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,7 +53,10 @@ def local_root(root: str) -> Path | None:
     Raises:
         UserError: the folder is not there, or the root is of no known kind.
     """
-    kind = urlparse(root)
+    try:
+        kind = urlparse(root)
+    except ValueError as error:
+        raise UserError(f"frames: root: {root}: {error}; give a folder or a URL") from None
     if kind.scheme in ("http", "https"):
         return None
     if kind.scheme not in ("", "file"):
@@ -82,7 +87,11 @@ def deliver(
         return _link_local(paths, here, folder)
     store = Store(cache or folder / ".cache", cache_gb)
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(httpx.Client(timeout=TIMEOUT, follow_redirects=True))
+        client = stack.enter_context(
+            httpx.Client(
+                timeout=TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"}
+            )
+        )
         fetch = Fetch(client, root.rstrip("/"), store, folder, check)
         pool = stack.enter_context(ThreadPoolExecutor(streams))
         progress = Progress("frames", len(paths), "files")
@@ -135,14 +144,19 @@ class Store:
 
     def link(self, path: str, target: Path) -> bool:
         """Hard-link a stored file to `target`; False if it is not in the store."""
+        source = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(self.folder / path, target)
+            os.utime(source)  # the age by which the store is trimmed
+            os.link(source, target)
         except FileExistsError:
             return True
         except FileNotFoundError:
             return False
-        os.utime(target)  # the age by which the store is trimmed
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copyfile(source, target)  # the store is on another disk
         return True
 
     def trim(self) -> None:
@@ -209,13 +223,13 @@ class Fetch(NamedTuple):
                 os.fsync(file.fileno())
             _check_length(answer, part)
             self.check(path, part.read_bytes())
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL) as error:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.root}: cannot be reached ({error})") from None
         except httpx.HTTPError as error:
             part.unlink(missing_ok=True)
             raise Damaged(f"the download broke off ({type(error).__name__}: {error})") from None
-        except (Absent, Damaged):
+        except BaseException:  # a full disk as well
             part.unlink(missing_ok=True)
             raise
 

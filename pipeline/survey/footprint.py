@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
 
+from pipeline.survey.frame import BadFrame, projection
 from pipeline.survey.names import BANDS, FRAME_SHAPE, Field
 
 SMALLEST_SCALE = 0.3955 / 3600
 """Degrees per pixel: no SDSS frame has smaller pixels (0.39579 to 0.39616 arcsec measured)."""
-SLACK = 2.0
+SLACK = 3.0
 """Pixels by which a catalogue's rowc may differ from the place that the WCS tells."""
 
 
@@ -83,6 +81,7 @@ def _rows_on_frame(
 
 
 def _world_to_row(header: fits.Header, sky: np.ndarray) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        return WCS(header).wcs_world2pix(sky, 0)[:, 1]
+    try:
+        return projection(header).wcs_world2pix(sky, 0)[:, 1]
+    except BadFrame:
+        return np.full(len(sky), np.nan)

@@ -1,0 +1,377 @@
+"""Tables of galaxies -> one catalogue: deduplicated, cut, split, in frame order, in shards."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline import run
+from pipeline.run import UserError
+from pipeline.survey import cuts, positions, splits, tables
+from pipeline.survey import fields as field_tables
+from pipeline.survey.cuts import Sample
+from pipeline.survey.names import BANDS
+
+log = logging.getLogger("ugriz")
+
+MORPHOLOGY = {
+    **dict.fromkeys(("nvote", "spiral", "elliptical", "uncertain"), pa.int32()),
+    **dict.fromkeys(
+        ("p_el", "p_cw", "p_acw", "p_edge", "p_dk", "p_mg", "p_cs", "p_el_debiased",
+         "p_cs_debiased"), pa.float32(),
+    ),
+}  # fmt: skip
+"""Columns of queries/morphology.sql that go into the catalogue, where it is asked for."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the catalogue is made; None switches a cut off. Names are those of the flags."""
+
+    survey: str = "unnamed"
+    shards: int = 1
+    split: str = "random"
+    test_fraction: float = 0.2048
+    valid_fraction: float = 0.05
+    nside: int = 64
+    fov: float = 0.012
+    duplicate_radius: float = 1.0
+    min_b_labelled: float | None = None
+    min_b_unlabelled: float | None = None
+    max_photoz: float | None = None
+    missing_photoz: str = "keep"
+    seed: int = 0
+
+
+class Catalog(NamedTuple):
+    """The catalogue, its funnel (catalog.json) and the rows that were removed, with reasons."""
+
+    galaxies: pa.Table
+    funnel: dict
+    rejected: pa.Table
+
+
+def build(
+    labelled: pd.DataFrame | None,
+    unlabelled: pd.DataFrame | None,
+    fields: pd.DataFrame | None = None,
+    morphology: pd.DataFrame | None = None,
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> Catalog:
+    """Make the catalogue of two samples, either of which may be None.
+
+    `labelled` and `unlabelled` are as `tables.galaxies` gives them, `fields` as
+    `fields.read_fields`, `morphology` has objID and the columns of `MORPHOLOGY`. Galaxies without
+    run, camcol and field get those of the field they lie on. The galaxies come sorted by run,
+    camcol, field and objID, with the columns and types of `schema`. Raises UserError where
+    nothing is left, and for shards, splits and fields that cannot be.
+    """
+    samples = _samples(labelled, unlabelled)
+    for sample in samples:
+        _place(sample, fields)
+        if "b" not in sample.rows:
+            b = positions.galactic_latitude(sample.rows["ra"], sample.rows["dec"])
+            sample.rows = sample.rows.assign(b=b)
+    _cut_labelled(samples[0], options)
+    _cut_unlabelled(samples[1], labelled, options)
+    rows = pd.concat([sample.rows for sample in samples if len(sample.rows)] or [pd.DataFrame()])
+    if rows.empty:
+        raise _nothing_left(samples)
+    rows = rows.sort_values(["run", "camcol", "field", "objID"], ignore_index=True)
+    rows = _split(_complete(rows, fields, morphology), options)
+    rows["shard"] = splits.shards(rows, options.shards)
+    funnel = _funnel(samples, rows, options)
+    galaxies = _arrow(rows, schema(morphology is not None))
+    return Catalog(galaxies, funnel, _rejected(samples))
+
+
+def schema(morphology: bool = False) -> pa.Schema:
+    """Names and types of the catalogue's columns; everything but ids, place and split may be null.
+
+    ra, dec, b [deg]; rowc, colc [SDSS pixels]; magnitudes and extinction [mag, DR12's]; psfWidth
+    [arcsec]; gain [e-/DN]; darkVariance [DN^2].
+    """
+    bands = [
+        (f"{name}_{band}", pa.float32())
+        for name in ("rowc", "colc", "petroMag", "modelMag", "extinction")
+        for band in BANDS
+    ]
+    of_field = [
+        (f"{name}_{band}", pa.float32()) for name in field_tables.PER_BAND for band in BANDS
+    ]
+    place = [(name, pa.int32()) for name in ("run", "rerun", "camcol", "field")]
+    return pa.schema([
+        ("objID", pa.int64()), ("specObjID", pa.int64()),
+        ("ra", pa.float64()), ("dec", pa.float64()), ("b", pa.float64()),
+        *place, *bands, ("dered_petro_r", pa.float32()),
+        ("z", pa.float64()), ("zErr", pa.float64()),
+        ("photoz", pa.float32()), ("photozErr", pa.float32()),
+        *of_field, *(MORPHOLOGY.items() if morphology else ()),
+        ("shard", pa.int32()), ("split", pa.string()), ("sky_split", pa.string()),
+    ])  # fmt: skip
+
+
+def _samples(labelled, unlabelled) -> tuple[Sample, Sample]:
+    empty = pd.DataFrame({
+        "objID": np.array([], np.int64), "ra": np.array([], float), "dec": np.array([], float),
+        **{name: np.array([], np.int32) for name in ("run", "rerun", "camcol", "field")},
+    })  # fmt: skip
+    if labelled is not None and ("z" not in labelled or labelled["z"].isna().any()):
+        raise UserError("the labelled sample has rows without z; give those as unlabelled")
+    if unlabelled is not None:
+        unlabelled = unlabelled.drop(columns=["z", "zErr"], errors="ignore")
+    return (
+        Sample("labelled", empty if labelled is None else labelled),
+        Sample("unlabelled", empty if unlabelled is None else unlabelled),
+    )
+
+
+def _place(sample: Sample, fields: pd.DataFrame | None) -> None:
+    """Give galaxies without one their field, and their row and column on it."""
+    rows = sample.rows
+    if "run" in rows:
+        return
+    if fields is None:
+        raise UserError(
+            "the galaxies have no run, camcol, field; add those columns, or give --fields"
+        )
+    found = field_tables.locate(rows["ra"], rows["dec"], fields)
+    sample.cut("field", "on a field", found < 0, "lies on no field of the survey")
+    rows, found = sample.rows, found[found >= 0]
+    place = {name: fields[name].to_numpy()[found] for name in ("run", "rerun", "camcol", "field")}
+    pixels = field_tables.pixels_of_bands(
+        fields, found, rows["ra"].to_numpy(), rows["dec"].to_numpy()
+    )
+    sample.rows = rows.assign(**place, **pixels)
+
+
+def _cut_labelled(sample: Sample, options: Options) -> None:
+    repeat = cuts.repeats(sample.rows)
+    sample.cut("object", "one row an object", repeat, "repeat spectrum of an object")
+    _cut_nearby(sample, options)
+    _cut_latitude(sample, options.min_b_labelled)
+
+
+def _cut_unlabelled(sample: Sample, labelled: pd.DataFrame | None, options: Options) -> None:
+    sample.cut("object", "one row an object", cuts.repeats(sample.rows), "repeat of an object")
+    if labelled is not None:
+        also = cuts.also_labelled(sample.rows, labelled, options.duplicate_radius)
+        sample.cut("labelled", "not labelled", also, "is in the labelled sample")
+    _cut_nearby(sample, options)
+    _cut_latitude(sample, options.min_b_unlabelled)
+    _cut_photoz(sample, options)
+
+
+def _cut_nearby(sample: Sample, options: Options) -> None:
+    radius = options.duplicate_radius
+    if radius < 0:
+        raise UserError(f"duplicate-radius: {radius}; give arcseconds from 0 up (the paper: 1)")
+    close = cuts.nearby(sample.rows, radius)
+    text = f"within {radius:g} arcsec of another galaxy"
+    sample.cut("no other nearby", f"no other within {radius:g} arcsec", close, text)
+
+
+def _cut_latitude(sample: Sample, limit: float | None) -> None:
+    if limit is not None:
+        low = np.abs(sample.rows["b"].to_numpy()) < limit
+        sample.cut("latitude", f"|b| >= {limit:g} deg", low, f"|b| below {limit:g} deg")
+
+
+def _cut_photoz(sample: Sample, options: Options) -> None:
+    rows = sample.rows
+    drop = options.missing_photoz == "drop"
+    if "photoz" not in rows and options.max_photoz is None and not drop:
+        return
+    photoz = rows["photoz"].to_numpy() if "photoz" in rows else np.full(len(rows), np.nan)
+    missing = np.isnan(photoz)
+    step = "photo-z missing, dropped" if drop else "photo-z missing, kept"
+    sample.cut("photo-z missing", step, missing & drop, "photo-z missing")
+    sample.steps[-1]["missing"] = int(missing.sum())
+    if options.max_photoz is not None:
+        high = photoz[~(missing & drop)] > options.max_photoz
+        limit = f"{options.max_photoz:g}"
+        sample.cut("photo-z", f"photo-z <= {limit}", high, f"photo-z above {limit}")
+
+
+def _complete(rows, fields: pd.DataFrame | None, morphology: pd.DataFrame | None) -> pd.DataFrame:
+    """Add what follows from other columns, from the fields and from the morphology table."""
+    if "dered_petro_r" not in rows and {"petroMag_r", "extinction_r"} <= set(rows):
+        rows["dered_petro_r"] = rows["petroMag_r"] - rows["extinction_r"]
+    if fields is not None:
+        of_field = field_tables.of_field(fields, rows)
+        rows = rows.drop(columns=of_field.columns, errors="ignore").join(of_field)
+    if morphology is not None:
+        rows = rows.merge(morphology, on="objID", how="left", validate="one_to_one")
+    return rows
+
+
+def _split(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
+    labelled = rows["z"].notna().to_numpy() if "z" in rows else np.zeros(len(rows), bool)
+    shares = (options.test_fraction, options.valid_fraction)
+    if options.split == "random":
+        split = splits.random_split(rows["objID"], labelled, *shares, options.seed)
+        return rows.assign(split=split, sky_split=None)
+    if options.split != "sky":
+        raise UserError(f"split: {options.split!r}; give random or sky")
+    overlap = options.fov * np.sqrt(2)
+    split, sky = splits.sky_split(
+        rows["ra"], rows["dec"], labelled, *shares, options.nside, overlap, options.seed
+    )
+    return rows.assign(split=split, sky_split=sky)
+
+
+def _funnel(samples, rows: pd.DataFrame, options: Options) -> dict:
+    steps = {sample.name: sample.steps for sample in samples}
+    if not options.survey.lower().startswith("sdss"):
+        for sample in samples:
+            sample.steps[:] = [{**step, "paper": None} for step in sample.steps]
+    count = rows["split"].value_counts()
+    order = (*splits.NAMES, "unlabelled")
+    funnel = {
+        "survey": options.survey,
+        "samples": steps,
+        "splits": {name: int(count.get(name, 0)) for name in order},
+    }
+    if options.split == "sky":
+        side = rows["sky_split"].value_counts()
+        funnel["sky_split"] = {n: int(side.get(n, 0)) for n in (*splits.NAMES, "border")}
+    fields = len(rows[["run", "camcol", "field"]].drop_duplicates())
+    return funnel | {"galaxies": len(rows), "fields": fields, "shards": options.shards}
+
+
+def _rejected(samples) -> pa.Table:
+    names = pa.schema([
+        ("objID", pa.int64()), ("specObjID", pa.int64()), ("ra", pa.float64()),
+        ("dec", pa.float64()), ("sample", pa.string()), ("reason", pa.string()),
+    ])  # fmt: skip
+    removed = [part for sample in samples for part in sample.removed]
+    if not removed:
+        return names.empty_table()
+    order = ["sample", "reason", "objID", "ra", "dec"]
+    rows = pd.concat(removed).sort_values(order, ignore_index=True, kind="stable")
+    return _arrow(rows, names)
+
+
+def _nothing_left(samples) -> UserError:
+    removed = [part for sample in samples for part in sample.removed]
+    if not removed:
+        return UserError("the samples have no rows; give at least one galaxy")
+    rows = pd.concat(removed)
+    reason = rows["reason"].value_counts().index[0]
+    first = rows[rows["reason"] == reason].iloc[0]
+    return UserError(
+        f"no galaxy is left of {len(rows)}; the first of most of them, objID {first.objID} at ra "
+        f"{first.ra:.6f}, dec {first.dec:.6f}: {reason}; check the table, the cuts and the fields"
+    )
+
+
+def _arrow(rows: pd.DataFrame, names: pa.Schema) -> pa.Table:
+    """The columns of `names`, with NaN as null and null where `rows` has no such column."""
+    columns = [
+        pa.array(rows[name], type=kind, from_pandas=True)
+        if name in rows
+        else pa.nulls(len(rows), kind)
+        for name, kind in zip(names.names, names.types, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=names)
+
+
+def read_morphology(path: str) -> pd.DataFrame:
+    """objID and the columns of `MORPHOLOGY`; of two rows of an object, that of more votes."""
+    frame = tables.read_table(path)
+    present = {str(name).lower(): name for name in frame.columns}
+    lacking = [name for name in ("objID", *MORPHOLOGY) if name.lower() not in present]
+    if lacking:
+        raise UserError(f"{path}: has no column {', '.join(lacking)}; see queries/morphology.sql")
+    ids = tables.exact_ids(frame[present["objid"]], "objID", path)
+    votes = frame[[present[name.lower()] for name in MORPHOLOGY]].set_axis(list(MORPHOLOGY), axis=1)
+    rows = votes.assign(objID=ids).dropna(subset="objID").astype({"objID": np.int64})
+    order = [name for name in rows if name not in ("objID", "nvote")]
+    rows = rows.sort_values(["objID", "nvote", *order], ascending=[True, False, *([True] * 12)])
+    return rows.drop_duplicates("objID", ignore_index=True)
+
+
+def read_sample(path: str | None, repeats: bool = True) -> pd.DataFrame | None:
+    """A sample's table in the house's columns; None for no path or a query that found nothing."""
+    if path is None:
+        return None
+    frame = tables.read_table(path)
+    if frame.empty and repeats:
+        log.warning("%s: has no rows", path)
+        return None
+    return tables.galaxies(frame, str(path), repeats)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: see --help."""
+    flags = vars(_parser().parse_args(argv))
+    files = {name: flags.pop(name) for name in
+             ("labelled", "unlabelled", "galaxies", "fields", "morphology", "output", "funnel",
+              "rejected")}  # fmt: skip
+    labelled, unlabelled = (read_sample(files[name]) for name in ("labelled", "unlabelled"))
+    if files["galaxies"]:
+        if files["labelled"] or files["unlabelled"]:
+            raise UserError("--galaxies goes without --labelled and --unlabelled; give one kind")
+        rows = read_sample(files["galaxies"], repeats=False)
+        known = rows.get("z", pd.Series(np.nan, index=rows.index)).notna()
+        labelled = rows[known] if known.any() else None
+        unlabelled = rows[~known] if not known.all() else None
+    fields = field_tables.read_fields(files["fields"]) if files["fields"] else None
+    morphology = read_morphology(files["morphology"]) if files["morphology"] else None
+    made = build(labelled, unlabelled, fields, morphology, Options(**flags))
+    shard = made.galaxies.column("shard").to_numpy()
+    if files["rejected"]:
+        tables.write_table(made.rejected, files["rejected"])
+    run.write_json(made.funnel, files["funnel"])
+    tables.write_table(made.galaxies, files["output"], np.bincount(shard).tolist())
+    log.info("%s: %d galaxies on %d fields in %d shards", files["output"],
+             *(made.funnel[name] for name in ("galaxies", "fields", "shards")))  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.catalog",
+        description="One catalogue of galaxies from the tables of the queries, or from a table of "
+        "your own: deduplicated, cut, split, sorted by frame and cut into shards.",
+    )
+    add, default = parser.add_argument, Options()
+    add("--labelled", metavar="TABLE", help="galaxies with redshifts (queries/labelled.sql)")
+    add("--unlabelled", metavar="TABLE", help="galaxies without (queries/unlabelled.sql)")
+    add("--galaxies", metavar="TABLE", help="your own: those with a z are labelled")
+    add("--fields", metavar="TABLE", help="fields (queries/fields.sql, photoField, window_flist)")
+    add("--morphology", metavar="TABLE", help="votes to add (queries/morphology.sql)")
+    add("--output", required=True, metavar="PARQUET", help="the catalogue")
+    add("--funnel", required=True, metavar="JSON", help="the counts after every step")
+    add("--rejected", metavar="PARQUET", help="every row that was removed, with the reason")
+    add("--survey", default=default.survey, help="its name; sdss* puts the paper's counts beside")
+    add("--shards", type=int, default=default.shards, help="how many (default %(default)s)")
+    add("--split", choices=("random", "sky"), default=default.split,
+        help="by a hash of objID, or by whole HEALPix pixels (default %(default)s)")  # fmt: skip
+    add("--test-fraction", type=float, default=default.test_fraction,
+        help="share of the labelled galaxies (default: the paper's %(default)s)")  # fmt: skip
+    add("--valid-fraction", type=float, default=default.valid_fraction,
+        help="share of the labelled galaxies that are not test (default %(default)s)")  # fmt: skip
+    add("--nside", type=int, default=default.nside, help="of the pixels (default %(default)s)")
+    add("--fov", type=float, default=default.fov,
+        help="side of a stamp [deg]; with a split by sky, tells whose stamps may overlap "
+        "(default %(default)s)")  # fmt: skip
+    add("--duplicate-radius", type=float, default=default.duplicate_radius,
+        help="positions this close [arcsec] are one galaxy (default %(default)s)")  # fmt: skip
+    add("--min-b-labelled", type=float, help="least |b| [deg] (default: no cut)")
+    add("--min-b-unlabelled", type=float, help="least |b| [deg] (default: no cut; the paper: 15)")
+    add("--max-photoz", type=float,
+        help="highest photo-z, unlabelled (default: no cut; the paper: 0.8)")  # fmt: skip
+    add("--missing-photoz", choices=("keep", "drop"), default=default.missing_photoz,
+        help="unlabelled galaxies without a photo-z (default %(default)s)")  # fmt: skip
+    add("--seed", type=int, default=default.seed, help="of the splits (default %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    run.start(main)

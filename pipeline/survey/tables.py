@@ -1,0 +1,308 @@
+"""Tables of galaxies: reading CSV, FITS and Parquet, and bringing them to the house's columns."""
+
+from __future__ import annotations
+
+import gzip
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.io import fits
+
+from pipeline.run import UserError, whole_file
+from pipeline.survey.hashing import mix64
+from pipeline.survey.names import BANDS, RERUN
+
+PER_BAND = (
+    "rowc", "colc", "petroMag", "modelMag", "extinction", "psfWidth", "gain", "darkVariance",
+)  # fmt: skip
+INTEGERS = ("run", "rerun", "camcol", "field")
+REALS = (
+    "b", "mode", "sciencePrimary", "dered_petro_r", "z", "zErr", "photoz", "photozErr",
+    *(f"{name}_{band}" for name in PER_BAND for band in BANDS),
+)  # fmt: skip
+REDSHIFT_NAMES = {
+    "z": ("z", "specz", "spec_z", "zspec", "z_spec", "redshift", "specz_redshift"),
+    "zErr": (
+        "zErr", "z_err", "specz_err", "spec_z_err", "zspec_err", "z_spec_err",
+        "redshift_err", "specz_redshift_err",
+    ),
+}  # fmt: skip
+"""Names under which a table may give a spectroscopic redshift and its error."""
+FIELD_LIMITS = {"run": (1, 65535), "camcol": (1, 6), "field": (0, 4095)}
+MISSING = -9999
+"""CAS writes this for a value that could not be measured."""
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table by its suffix: .csv, .fits, .fit, .parquet, .pq; CSV and FITS also with .gz.
+
+    Columns keep their names; a FITS column of five values a row becomes five, `_u` to `_z`. Ids
+    (columns whose names end in objID or fieldID) of a CSV file are kept as text, since a number
+    of 19 digits does not survive any detour; integers never become floats on the way. Raises
+    UserError for a file that is missing, unreadable or without rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; check the name")
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    readers = {
+        "csv": _read_csv, "fits": _read_fits, "fit": _read_fits,
+        "parquet": _read_parquet, "pq": _read_parquet,
+    }  # fmt: skip
+    if kind not in readers:
+        raise UserError(f"{path}: unknown kind of table; give .csv, .fits or .parquet")
+    try:
+        return readers[kind](path)
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, TypeError, pa.ArrowException) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as {kind}: {reason}") from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig") as handle:
+        skip = 1 if handle.readline().startswith("#Table") else 0  # SkyServer's first line
+    names = pd.read_csv(path, skiprows=skip, nrows=0).columns
+    ids = {name: "string" for name in names if name.lower().strip().endswith(("objid", "fieldid"))}
+    return pd.read_csv(path, skiprows=skip, dtype=ids, low_memory=False)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    table = pq.read_table(path)
+    columns = {}
+    for name in table.column_names:
+        column = table.column(name)
+        nullable = column.null_count and pa.types.is_integer(column.type)
+        columns[name] = (
+            column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+            if nullable
+            else column.to_pandas()
+        )
+    return pd.DataFrame(columns, index=range(table.num_rows))
+
+
+def _read_fits(path: Path) -> pd.DataFrame:
+    with fits.open(path, memmap=False) as hdus:
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
+        if not tables:
+            raise UserError(f"{path}: has no table; give a FITS file with a binary table")
+        columns = {}
+        for name in tables[0].columns.names:
+            values = np.asarray(tables[0].data[name])
+            columns.update(_flat(name, values.astype(values.dtype.newbyteorder("="))))
+        frame = pd.DataFrame(columns)
+        frame.attrs["header"] = {
+            key: hdus[0].header[key] for key in ("NODE", "INCL") if key in hdus[0].header
+        }
+    return frame
+
+
+def _flat(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    if values.ndim == 1:
+        return {name: values}
+    if values.shape[1:] == (len(BANDS),):
+        return {f"{name}_{band}": values[:, k] for k, band in enumerate(BANDS)}
+    return {}
+
+
+def write_table(table: pa.Table, path: str | Path, groups: list[int] | None = None) -> None:
+    """Write Parquet, whole, with the same bytes for the same rows.
+
+    `groups`: the number of rows of each row group; without it, groups of about a million.
+    """
+    with (
+        whole_file(path) as part,
+        pq.ParquetWriter(part, table.schema, compression="zstd", store_schema=False) as writer,
+    ):
+        if groups is None:
+            writer.write_table(table)
+            return
+        start = 0
+        for rows in groups:
+            writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
+            start += rows
+
+
+def galaxies(frame: pd.DataFrame, where: str, repeats: bool = False) -> pd.DataFrame:
+    """The columns of the house that `frame` holds, named and typed as the catalogue has them.
+
+    Names match whatever their case; other columns are left out. `ra` and `dec` [deg] are needed
+    and all else is optional; without objID each galaxy gets an id made of its position
+    (`made_ids`). Where a table has u, g, r and i, its `z` is a magnitude and no redshift.
+    `repeats` allows an objID on several rows (repeat spectra). `where` names the table in
+    messages. Raises UserError for no rows, missing columns, positions, ids and integers that
+    cannot be right: with the first row that is wrong, counted from 1.
+    """
+    found = _match(frame, where)
+    for name in ("ra", "dec"):
+        if name not in found:
+            raise UserError(f"{where}: has no column {name}; ra and dec [deg] are needed")
+    if frame.empty:
+        raise UserError(f"{where}: has no rows; give at least one galaxy")
+    ra, dec = (_reals(frame[found[name]], name, where) for name in ("ra", "dec"))
+    check_positions(ra, dec, where)
+    table = {"objID": _object_ids(frame, found, ra, dec, where, repeats)}
+    if "specObjID" in found:
+        ids = exact_ids(frame[found["specObjID"]], "specObjID", where)
+        table["specObjID"] = ids.where(ids != 0)  # CAS's 0: no spectrum
+    table |= {"ra": ra, "dec": dec} | _integers(frame, found, where)
+    for name in REALS:
+        if name in found:
+            values = _reals(frame[found[name]], name, where)
+            table[name] = np.where(values == MISSING, np.nan, values)
+    return pd.DataFrame(table)
+
+
+def _match(frame: pd.DataFrame, where: str) -> dict[str, str]:
+    """The house's name -> the table's own name, for the columns that are there."""
+    present: dict[str, str] = {}
+    for name in frame.columns:
+        key = str(name).strip().lower()
+        if key in present:
+            raise UserError(f"{where}: columns {present[key]} and {name} are one name; rename one")
+        present[key] = name
+    found = {}
+    magnitudes = {"u", "g", "r", "i", "z"} <= present.keys()
+    for name in ("objID", "specObjID", "ra", "dec", *INTEGERS, *REALS):
+        for candidate in REDSHIFT_NAMES.get(name, (name,)):
+            if candidate.lower() in present and not (candidate == "z" and magnitudes):
+                found[name] = present[candidate.lower()]
+                break
+    return found
+
+
+def _object_ids(frame, found, ra, dec, where: str, repeats: bool) -> np.ndarray:
+    if "objID" not in found:
+        return made_ids(ra, dec)
+    ids = exact_ids(frame[found["objID"]], "objID", where)
+    if ids.isna().any():
+        raise UserError(f"{where}: row {_first(ids.isna())}: objID is empty; fill it in")
+    ids = ids.to_numpy(np.int64)
+    again = pd.Series(ids).duplicated()
+    if again.any() and not repeats:
+        row = _first(again)
+        one = 1 + int(np.flatnonzero(ids == ids[row - 1])[0])
+        raise UserError(
+            f"{where}: row {row}: objID {ids[row - 1]} is also on row {one}; leave one of the two"
+        )
+    return ids
+
+
+def exact_ids(values: pd.Series, name: str, where: str) -> pd.Series:
+    """`values` (integers, text or decimals) as nullable Int64, exactly.
+
+    Raises UserError, naming the first row, for an id that went through a floating-point number:
+    1.23765E+18 has lost the digits that tell galaxies apart.
+    """
+    if pd.api.types.is_integer_dtype(values):
+        if not pd.api.types.is_signed_integer_dtype(values):
+            _refuse_ids(values > np.iinfo(np.int64).max, values, name, where)
+        return values.astype("Int64").reset_index(drop=True)
+    if pd.api.types.is_float_dtype(values):
+        number = values.astype("float64").to_numpy(na_value=np.nan)
+        known = ~np.isnan(number)
+        _refuse_ids(known & ((np.abs(number) >= 2**53) | (number % 1 != 0)), values, name, where)
+        return pd.Series(pd.array(number, dtype="Int64"))
+    text = values.map(_digits, na_action="ignore").astype("string").str.strip()
+    text = text.where(text != "").reset_index(drop=True)
+    whole = text.str.fullmatch(r"[+-]?\d{1,19}").fillna(True)
+    _refuse_ids(~whole, text, name, where)
+    number = text.map(int, na_action="ignore")
+    _refuse_ids(number.map(lambda n: abs(n) >= 2**63, na_action="ignore"), text, name, where)
+    return pd.Series(pd.array(number.to_list(), dtype="Int64"))
+
+
+def _digits(value: object) -> str:
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return str(int(value))
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _refuse_ids(bad, values: pd.Series, name: str, where: str) -> None:
+    bad = pd.Series(bad).fillna(False).to_numpy(bool)
+    if bad.any():
+        row = _first(bad)
+        raise UserError(
+            f"{where}: row {row}: {name} {values.iloc[row - 1]} is no exact 64-bit integer (spoilt "
+            f"by a float or a spreadsheet?); export it again as text or leave the column out"
+        )
+
+
+def made_ids(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Ids (int64) for galaxies that have none: negative, a hash of the position.
+
+    The same position gets the same id in every table; equal positions are told apart by their
+    order. SDSS's own ids are positive (bit 63 is not used), so the sign tells the two apart and
+    `names.unpack_objid` has nothing to say of a made one.
+    """
+    position = mix64(np.float64(dec).view(np.int64)) ^ np.float64(ra).view(np.uint64)
+    turn = pd.Series(position).groupby(position).cumcount().to_numpy()
+    ids = _negative(mix64(position) + turn.astype(np.uint64))
+    if len(np.unique(ids)) < len(ids):
+        raise UserError("two positions have one made id; give the table a column objID")
+    return ids
+
+
+def _negative(values: np.ndarray) -> np.ndarray:
+    return (values | np.uint64(1 << 63)).view(np.int64)
+
+
+def check_positions(ra: np.ndarray, dec: np.ndarray, where: str) -> None:
+    """UserError at the first row whose position is not a place: 0 <= ra < 360, |dec| <= 90."""
+    bad = ~((ra >= 0) & (ra < 360) & (np.abs(dec) <= 90))
+    if bad.any():
+        row = _first(bad)
+        raise UserError(
+            f"{where}: row {row}: ra, dec = {ra[row - 1]}, {dec[row - 1]} is no position; "
+            f"give degrees, 0 <= ra < 360 and -90 <= dec <= 90"
+        )
+
+
+def _integers(frame, found, where: str) -> dict[str, np.ndarray]:
+    given = [name for name in FIELD_LIMITS if name in found]
+    lacking = [name for name in FIELD_LIMITS if name not in found]
+    if given and lacking:
+        raise UserError(
+            f"{where}: has {', '.join(given)} but not {', '.join(lacking)}; give all or none"
+        )
+    table = {}
+    for name in INTEGERS:
+        if name not in found:
+            continue
+        values = _reals(frame[found[name]], name, where)
+        low, high = FIELD_LIMITS.get(name, (-(2**31), 2**31 - 1))
+        bad = ~((values >= low) & (values <= high) & (values % 1 == 0))
+        if bad.any():
+            row = _first(bad)
+            raise UserError(
+                f"{where}: row {row}: {name} is {values[row - 1]:g}; give an integer "
+                f"from {low} to {high}"
+            )
+        table[name] = values.astype(np.int32)
+    if given and "rerun" not in table:
+        table["rerun"] = np.full(len(frame), RERUN, np.int32)
+    return table
+
+
+def _reals(values: pd.Series, name: str, where: str) -> np.ndarray:
+    if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
+        return values.to_numpy(np.float64, na_value=np.nan)
+    number = pd.to_numeric(values, errors="coerce")
+    bad = (number.isna() & values.notna()).to_numpy(bool)
+    if bad.any():
+        row = _first(bad)
+        raise UserError(
+            f"{where}: row {row}: {name} is {values.iloc[row - 1]!r}; give a number, or nothing"
+        )
+    return number.to_numpy(np.float64, na_value=np.nan)
+
+
+def _first(bad) -> int:
+    """Number of the first row that is bad, counted from 1."""
+    return int(np.flatnonzero(np.asarray(bad, dtype=bool))[0]) + 1

@@ -1,0 +1,162 @@
+"""T-SQL, as CasJobs runs it, translated for DuckDB.
+
+sqlglot does the translation. Five things that it leaves with another meaning are put right here:
+
+- a hex literal is a number (sqlglot: a blob);
+- FLOAT is 64-bit and REAL is 32-bit (sqlglot: both 32-bit);
+- `/` of two integers is an integer, cut off towards zero (DuckDB: a float);
+- strings compare case-insensitively (`COLLATION` sets DuckDB so; LIKE becomes ILIKE);
+- CONVERT fails where the value does not convert (sqlglot: NULL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlglot import exp
+from sqlglot.dialects.tsql import TSQL
+from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.optimizer.annotate_types import annotate_types
+from sqlglot.optimizer.qualify import qualify
+from sqlglot.tokens import TokenType
+
+from pipeline.run import UserError
+
+COLLATION = "SET default_collation = 'NOCASE'"
+"""The DuckDB statement that goes before a translated query."""
+
+Schema = Mapping[str, Mapping[str, str]]
+"""Table name -> column name -> DuckDB type."""
+
+
+class CasJobs(TSQL):
+    """T-SQL with its own FLOAT: sqlglot's cannot be told from REAL once it is parsed."""
+
+    class Tokenizer(TSQL.Tokenizer):
+        KEYWORDS = {**TSQL.Tokenizer.KEYWORDS, "FLOAT": TokenType.DOUBLE}
+
+
+def translate(text: str, schema: Schema, name: str) -> str:
+    """One T-SQL SELECT statement as DuckDB SQL.
+
+    `schema` gives the types of the columns (they decide what a division is); `name` is the file,
+    for messages. Raises UserError with file, line, column and reason.
+    """
+    query = parse(text, name)
+    for table in query.find_all(exp.Table):
+        if table.db.lower() == "dbo":
+            table.set("db", None)
+    for node in reversed(list(query.walk())):
+        node.replace(_put_right(node))
+    for division in reversed(_integer_divisions(query, schema, name)):
+        division.replace(exp.IntDiv(this=division.this, expression=division.expression))
+    return query.sql(dialect="duckdb", comments=False)
+
+
+def parse(text: str, name: str) -> exp.Query:
+    """The syntax tree of one T-SQL SELECT; UserError with line and column if it is none."""
+    try:
+        _refuse_stray_comma(text, name)
+        statements = [tree for tree in CasJobs().parse(text) if tree is not None]
+    except ParseError as error:
+        first = error.errors[0]
+        column = first["col"] - len(first["highlight"]) + 1
+        reason = first["description"]
+        if "<" in reason:
+            reason = "something is missing or out of place"
+        raise _syntax_error(name, first["line"], column, reason, first["highlight"]) from None
+    except SqlglotError:
+        line, column = _last_good_place(text)
+        raise _syntax_error(name, line, column, "a quote or comment is not closed") from None
+    if len(statements) != 1 or not isinstance(statements[0], exp.Query):
+        raise UserError(f"{name}: is not one SELECT statement; give one, and nothing else")
+    if statements[0].args.get("into"):
+        raise UserError(f"{name}: has INTO; leave it out, the engine says where the rows go")
+    return statements[0]
+
+
+def _syntax_error(name: str, line: int, column: int, reason: str, near: str = "") -> UserError:
+    at = f" at {near!r}" if near else ""
+    return UserError(f"{name}: line {line}, column {column}: SQL syntax{at}: {reason}; mend it")
+
+
+def _refuse_stray_comma(text: str, name: str) -> None:
+    """sqlglot passes over an empty column in a list; CasJobs would not."""
+    tokens = CasJobs().tokenize(text)
+    closing = {TokenType.COMMA, TokenType.FROM, TokenType.WHERE, TokenType.R_PAREN}
+    for token, following in zip(tokens, tokens[1:], strict=False):
+        if token.token_type == TokenType.COMMA and following.token_type in closing:
+            raise _syntax_error(name, token.line, token.col, "nothing follows the comma", ",")
+
+
+def _last_good_place(text: str) -> tuple[int, int]:
+    """Line and column behind which `text` can no longer be cut into tokens."""
+
+    def good(part: str) -> bool:
+        try:
+            CasJobs().tokenize(part)
+        except SqlglotError:
+            return False
+        return True
+
+    lines = text.splitlines(keepends=True)
+    whole = next(n for n in range(len(lines), -1, -1) if good("".join(lines[:n])))
+    before, line = "".join(lines[:whole]), lines[whole]
+    column = next(n for n in range(len(line), -1, -1) if good(before + line[:n]))
+    return whole + 1, column + 1
+
+
+def _integer_divisions(query: exp.Query, schema: Schema, name: str) -> list[exp.Div]:
+    """The divisions of two integers.
+
+    Types are inferred on a qualified copy, since qualifying changes names; a number carried in
+    `meta`, which copies keep, leads back from the copy's divisions to the query's.
+    """
+    divisions = list(query.find_all(exp.Div))
+    if not divisions:
+        return []
+    for number, division in enumerate(divisions):
+        division.meta["number"] = number
+    try:
+        tree = qualify(query.copy(), schema=dict(schema), dialect=CasJobs())
+        tree = annotate_types(tree, schema=dict(schema), dialect=CasJobs())
+    except SqlglotError as error:
+        raise UserError(f"{name}: {str(error).splitlines()[0]}; check the column names") from None
+    found = set()
+    for division in tree.find_all(exp.Div):
+        kinds = [_kind(division.left), _kind(division.right)]
+        number = division.meta["number"]
+        if kinds == ["integer", "integer"]:
+            found.add(number)
+        elif "unknown" in kinds and "real" not in kinds:
+            part = divisions[number].sql(dialect="tsql")
+            raise UserError(f"{name}: {part}: integers or not? CAST an operand to FLOAT or BIGINT")
+    return [divisions[number] for number in sorted(found)]
+
+
+def _kind(node: exp.Expression) -> str:
+    """`integer`, `real` or `unknown`: all that a division needs to know of a type."""
+    if node.is_type(*exp.DataType.INTEGER_TYPES):
+        return "integer"
+    return "real" if node.is_type(*exp.DataType.NUMERIC_TYPES) else "unknown"
+
+
+def _put_right(node: exp.Expression) -> exp.Expression:
+    if isinstance(node, exp.HexString):
+        return exp.Literal.number(_hex_value(node.this))
+    if isinstance(node, exp.Convert):
+        if node.args.get("style"):
+            return node
+        return exp.Cast(this=node.expression, to=node.this)
+    if isinstance(node, exp.DataType) and node.this == exp.DType.DOUBLE and node.expressions:
+        bits = int(node.expressions[0].name)
+        return exp.DataType.build("float" if bits <= 24 else "double")
+    if isinstance(node, exp.Like):
+        return exp.ILike(**node.args)
+    return node
+
+
+def _hex_value(digits: str) -> int:
+    """T-SQL reads a hex literal as bytes: eight of them are a signed bigint."""
+    value = int(digits or "0", 16)
+    return value - (1 << 64) if value >= 1 << 63 else value
