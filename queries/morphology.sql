@@ -4,7 +4,7 @@
 -- spiral, elliptical and uncertain are flags (1 where the debiased fraction is above 0.8).
 -- dr7objid and the DR7 position are left out: objid is the object's id in DR8 and later.
 --
--- Galaxy Zoo 1 classified 667,944 galaxies with spectra; Hayat et al. 2020 give no count of rows.
+-- Hayat et al. 2020 used no morphologies and give no count of rows.
 
 SELECT
   zs.objid AS objID, zs.specobjid AS specObjID, zs.nvote,

@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import light
 from pipeline import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -276,3 +277,20 @@ def not_selected(survey: Path, objid: int) -> bool:
         ).df()
     row = row.iloc[0]
     return bool(row.type != 3 or row.clean != 1 or row.insideMask != 0 or not row.r <= 17.8)
+
+
+def test_light_of_isolated_galaxies_is_that_of_the_noiseless_sky(survey):
+    """chi2 per degree of freedom 0.8 to 1.2; benchmarks/light.py does it for more galaxies."""
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    results = survey / "results"
+    fluxes = light.aperture_fluxes(
+        results, config["simulate"] | OVERLAY["simulate"], light.clean_galaxies(results)
+    )
+    assert len(fluxes) > 200
+    np.testing.assert_allclose(fluxes.direct, fluxes.flux, rtol=1e-6)
+    chi = (fluxes.flux - fluxes.true) / fluxes.sigma
+    assert 0.8 < np.mean(chi**2) < 1.2
+    table = light.summary(fluxes, bright=50)
+    known = table[table.ratio_error < 0.001]
+    assert len(known) >= 2
+    assert (np.abs(known.ratio - 1) < 0.002 + 2 * known.ratio_error).all()
