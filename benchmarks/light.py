@@ -111,7 +111,8 @@ def clean_galaxies(results: Path) -> set[int]:
 
 def summary(fluxes: pd.DataFrame, bright: float = 100.0) -> pd.DataFrame:
     """A row a band: n, chi2 per degree of freedom, and of those with S/N > `bright` the number,
-    the weighted mean flux ratio and its error."""
+    the weighted mean flux ratio and its error.
+    """
     rows = {}
     for band, sample in fluxes.groupby("band", sort=False):
         chi = (sample.flux - sample.true) / sample.sigma

@@ -101,7 +101,7 @@ def text(content: dict, seed: int) -> str:
         size=stamp["size"],
         fov=stamp["fov_deg"],
         scale=3600 * stamp["fov_deg"] / stamp["size"],
-        unit=unit(stamp),
+        unit=stamp.get("units", "nanomaggy"),
         bands=", ".join(BANDS),
         files="\n".join(
             f"| `{name}.h5` | {count} | {_WHAT[name]}{'' if count else ' (empty)'} |"
@@ -116,13 +116,12 @@ def text(content: dict, seed: int) -> str:
     )  # fmt: skip
 
 
-def unit(stamp: dict) -> str:
-    """The images' unit, from the `stamp` of a dataset.json."""
-    return str(stamp.get("unit", "nanomaggy per native pixel"))
-
-
 def _making(stamp: dict) -> dict:
-    return {key: value for key, value in stamp.items() if key not in ("bands", "size", "fov_deg")}
+    return {
+        key: value
+        for key, value in stamp.items()
+        if key not in ("bands", "size", "fov_deg", "units")
+    }
 
 
 def _pixel_rows(pixels: dict) -> list[str]:
@@ -137,7 +136,7 @@ def _funnel(funnel: dict | None) -> str:
         return "(no counts were kept)"
     lines = ["| sample | step | galaxies | in the paper |", "|---|---|---|---|"]
     for sample, steps in funnel["samples"].items():
-        for step in steps:
+        for step in steps if any(step["count"] for step in steps) else []:
             paper = "" if step.get("paper") is None else step["paper"]
             name = step["step"].replace("|", "\\|")
             lines.append(f"| {sample} | {name} | {step['count']} | {paper} |")

@@ -75,8 +75,8 @@ def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Pat
         del data
         flags = None
         if recipe.mask:
-            name = mask_path(work.field, work.band)
-            flags = masks.read(_read_file(root, name, losses))
+            path = mask_path(work.field, work.band)
+            flags = masks.read(_read_file(root, path, losses), work.field)
     except _NotThere as absent:
         return Report(np.nan, str(absent), absent.absent)
     except BadFrame as bad:
@@ -100,6 +100,9 @@ def _read_file(root: Path, path: str, losses: dict[str, Loss]) -> bytes:
     except FileNotFoundError:
         default = Loss(True, f"not in the archive {root}")
         raise _NotThere(Path(path).name, losses.get(path, default)) from None
+    except OSError as error:
+        loss = Loss(False, f"cannot be read ({error.strerror})")
+        raise _NotThere(Path(path).name, loss) from None
 
 
 def _cut_stamp(
@@ -125,7 +128,7 @@ def _cut_stamp(
         mask = np.ascontiguousarray(flags[part.rows, part.columns])
     cut = overlap.cut(patch, points - part.origin, variance, mask)
     engine = ENGINES[recipe.engine]
-    if engine is not None:
+    if engine is not None and cut.share.any():
         moved = wcs.deepcopy()
         moved.wcs.crpix -= part.origin
         value, share = engine(patch, moved, ra, dec, recipe.stamp)

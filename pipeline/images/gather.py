@@ -66,20 +66,22 @@ def check(path: str, data: bytes) -> None:
     Raises:
         Damaged: `data` is not what the name `path` promises.
     """
+    field, band = identity(path)
     try:
         if Path(path).name.startswith("fpM"):
-            masks.read(data)
+            masks.read(data, field)
         else:
-            frame.read(data, *identity(path))
+            frame.read(data, field, band)
     except frame.BadFrame as bad:
         raise Damaged(str(bad)) from None
 
 
 def identity(path: str) -> tuple[Field, str]:
-    """The field and band that a frame's path names."""
-    _, band, run, camcol, number = Path(path).name.split(".")[0].split("-")
-    rerun = Path(path).parts[-4]
-    return Field(int(run), int(camcol), int(number), int(rerun)), band
+    """The field and band that a frame's or a mask's path names."""
+    rerun, run, camcol = (int(part) for part in Path(path).parts if part.isdigit())
+    words = Path(path).name.split(".")[0].split("-")
+    band = words[1] if words[0] == "frame" else words[2][0]
+    return Field(run, camcol, int(words[-1]), rerun), band
 
 
 def header_from(root: Path) -> footprint.HeaderOf:

@@ -31,11 +31,14 @@ def corners(stamp: Stamp, ra: float, dec: float, wcs: WCS) -> np.ndarray:
 
     Shape (size + 1, size + 1, 2); [0, 0] is the south-east corner. From one tangent plane to
     another the map is a projective one, so the true WCS at 3 x 3 points gives it; where it does
-    not fit (a frame that is not TAN) the true WCS is used at every corner.
+    not fit (a frame that is not TAN) the true WCS is used at every corner. NaN where the stamp
+    lies on the other half of the sky.
     """
     half, edges = stamp.fov / 2, np.linspace(-1, 1, stamp.size + 1)
     three = edges[[0, stamp.size // 2, -1]]
     points = _on_frame(three * half, ra, dec, wcs)
+    if not np.isfinite(points).all():
+        return np.full((edges.size, edges.size, 2), np.nan)
     projection = _fit_projection(three, points)
     if np.abs(_project(projection, three) - points).max() > TOLERANCE:
         return _on_frame(edges * half, ra, dec, wcs)

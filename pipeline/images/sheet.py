@@ -13,6 +13,11 @@ from matplotlib.figure import Figure
 from pipeline.images import manifest, shard
 from pipeline.survey.names import RERUN, unpack_objid
 
+APERTURE = 4.0
+"""Radius [arcsec] in which stamps are measured where the catalogue has no magnitudes."""
+FRAME_SCALE = 0.396
+"""Arcsec a pixel of a frame, to a few parts in ten thousand."""
+
 
 def contact_sheet(galaxies: pd.DataFrame, content: dict, dataset: str | Path) -> Figure:
     """Up to 48 stamps: redshift (or magnitude) grows downwards, colour reddens to the right."""
@@ -24,7 +29,7 @@ def contact_sheet(galaxies: pd.DataFrame, content: dict, dataset: str | Path) ->
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (_, galaxy), image in zip(axes.flat, chosen.iterrows(), images, strict=False):
+    for axis, galaxy, image in zip(axes.flat, chosen.to_dict("records"), images, strict=False):
         axis.imshow(colour_image(image), origin="lower", interpolation="nearest")
         axis.text(0.5, -0.03, caption(galaxy), transform=axis.transAxes, ha="center", va="top",
                   fontsize=6.5, linespacing=1.35)  # fmt: skip
@@ -53,34 +58,34 @@ def sheet_shape(stamps: int) -> tuple[int, int]:
 def choose(stamps: pd.DataFrame, columns: int, rows: int) -> tuple[pd.DataFrame, str]:
     """Galaxies spread evenly over redshift (rows) and colour (columns), and that order in words.
 
-    Galaxies with a spectrum are preferred; without any redshift the magnitude takes its place,
-    without that the catalogue's order. All are sorted by objID first, so that the choice
-    depends on nothing but which galaxies there are.
+    Where too few have a spectroscopic redshift, photo-z takes its place, then the magnitude r,
+    then objID. Four times as many as there is room for are taken along the first quantity, and
+    of those in a row the ones spread evenly over colour.
     """
     stamps = stamps.sort_values("objID")
-    for key, words in (("z", "redshift"), ("photoz", "photo-z"), ("r", "magnitude r")):
-        usable = stamps[stamps[key].notna()]
-        if len(usable) >= min(len(stamps), columns * rows):
-            stamps = usable.sort_values([key, "objID"], kind="stable")
+    room = min(len(stamps), columns * rows)
+    key, order = "objID", "in the order of objID"
+    for name, words in (("z", "redshift"), ("photoz", "photo-z"), ("r", "magnitude r")):
+        if stamps[name].notna().sum() >= room:
+            stamps, key = stamps[stamps[name].notna()], name
             order = f"{words} grows from row to row"
             break
-    else:
-        order = "in the order of objID"
-    picks = np.linspace(0, len(stamps) - 1, min(len(stamps), columns * rows * 4)).round()
-    picked = stamps.iloc[np.unique(picks.astype(int))]
-    if picked["g-r"].notna().all() and rows > 1 and "grows" in order:
-        order += ", g - r from left to right"
-    bins = [part for part in np.array_split(np.arange(len(picked)), rows) if len(part)]
-    sizes = [
-        len(part) for part in np.array_split(np.arange(min(len(picked), columns * rows)), rows)
-    ]
+    taken = _evenly(stamps.sort_values([key, "objID"], kind="stable"), 4 * room)
+    by_colour = key != "objID" and rows > 1 and taken["g-r"].notna().all()
+    ends = np.append(np.arange(columns, room, columns), room)
     chosen = []
-    for part, size in zip(bins, sizes, strict=False):
-        row = picked.iloc[part]
-        if "left to right" in order:
+    for first, end in zip(ends - np.diff(ends, prepend=0), ends, strict=True):
+        row = taken.iloc[round(first * len(taken) / room) : round(end * len(taken) / room)]
+        if by_colour:
             row = row.sort_values(["g-r", "objID"], kind="stable")
-        chosen.append(row.iloc[np.linspace(0, len(row) - 1, size).round().astype(int)])
-    return pd.concat(chosen), order
+        chosen.append(_evenly(row, end - first))
+    return pd.concat(chosen), order + (", g - r from left to right" if by_colour else "")
+
+
+def _evenly(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """`count` rows from first to last of a table, or all of a shorter one."""
+    count = min(count, len(table))
+    return table.iloc[np.linspace(0, len(table) - 1, count).round().astype(int)]
 
 
 def read_stamps(chosen: pd.DataFrame, paths: list[Path]) -> np.ndarray:
@@ -93,14 +98,27 @@ def read_stamps(chosen: pd.DataFrame, paths: list[Path]) -> np.ndarray:
     return np.array(images, dtype=np.float32)
 
 
+def aperture_magnitudes(images: np.ndarray, stamp: dict) -> np.ndarray:
+    """r [AB mag] within `APERTURE` of the centre of `images` (n, 5, size, size); NaN if not > 0.
+
+    `stamp` is that of a dataset.json.
+    """
+    size, scale = stamp["size"], 3600 * stamp["fov_deg"] / stamp["size"]
+    inside = np.hypot(*(np.indices((size, size)) - (size - 1) / 2)) * scale <= APERTURE
+    flux = images[:, 2, inside].sum(axis=1, dtype=np.float64)
+    if not stamp.get("conserve_flux"):
+        flux *= (scale / FRAME_SCALE) ** 2
+    return 22.5 - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+
+
 def colour_image(image: np.ndarray) -> np.ndarray:
     """(5, size, size) in nanomaggies -> (size, size, 3) uint8 (Lupton et al. 2004)."""
     _, g, r, i, _ = image
     return make_lupton_rgb(1.0 * i, 1.45 * r, 2.3 * g, minimum=-0.05, stretch=0.4, Q=9)
 
 
-def caption(galaxy: pd.Series) -> str:
-    """Name and redshift below a stamp."""
+def caption(galaxy: dict) -> str:
+    """Name and redshift (or photo-z, or magnitude) below a stamp; NaN is unknown."""
     parts = unpack_objid(galaxy["objID"])
     if galaxy["objID"] > 0 and parts["rerun"] == RERUN:
         name = "{run}-{camcol}-{field}-{obj}".format(**parts)
