@@ -38,15 +38,27 @@ def simulate(plan: Plan, output: Path, workers: int = 1, masks: bool = True):
         )
     photo = catalogue.photo_table(sky, detections)
     photoz = catalogue.photoz_table(plan, photo, sky.galaxies["e_bv"].to_numpy())
-    labelled = sky.galaxies.loc[sky.galaxies["labelled"], "id"]
-    found = photo.loc[(photo["mode"] == 1) & photo["id"].isin(labelled), "id"]
-    flaws = spectra.choose_flaws(plan, found.to_numpy())
+    flaws = _flaws(sky, photo)
     photo, photoz = spectra.mark_flaws(photo, photoz, flaws)
     tables = spectra.spectrum_tables(sky, photo, flaws)
     photo = spectra.with_spectra(photo, tables["SpecObjAll"])
     tables |= {"PhotoObjAll": photo, "Photoz": photoz, "Field": catalogue.field_table(sky, photo)}
     tables = {name: schema.conform(rows, name) for name, rows in tables.items()}
     return tables, truth_table(sky, photo)
+
+
+def _flaws(sky: Sky, photo: pd.DataFrame) -> pd.Series:
+    """What is wrong with the few galaxies that each cut must remove, by id."""
+    labelled = photo["id"].isin(sky.galaxies.loc[sky.galaxies["labelled"], "id"])
+    found = (photo["mode"] == 1) & (photo["type"] == 3)
+    bright = photo["petroMag_r"] - photo["extinction_r"] <= 17.8
+    others = photo.loc[found & ~labelled & bright, "id"].to_numpy()
+    return pd.concat(
+        [
+            spectra.choose_flaws(sky.plan, photo.loc[found & labelled, "id"].to_numpy()),
+            spectra.choose_flaws(sky.plan, others, spectra.PHOTOZ_FLAWS),
+        ]
+    )
 
 
 _sky: Sky | None = None

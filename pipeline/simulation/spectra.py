@@ -16,19 +16,21 @@ FLAWS = (
     "photoz_failed", "photoz_missing",
 )  # fmt: skip
 """Each is given to at least two labelled galaxies (primary detections), no galaxy has two."""
+PHOTOZ_FLAWS = FLAWS[-3:]
+"""Given to galaxies without a spectrum as well, whose photo-z is what is cut on."""
 FLAW_SHARE = 0.01
 RUN2D = 26
 STAR_SHARE = 0.1
 """Stars with a spectrum."""
 
 
-def choose_flaws(plan: Plan, ids: np.ndarray) -> pd.Series:
-    """Flaw (or "") of each labelled galaxy, by id: the same whatever the order of `ids`."""
+def choose_flaws(plan: Plan, ids: np.ndarray, kinds: tuple[str, ...] = FLAWS) -> pd.Series:
+    """Flaw (or "") of each galaxy of a sample, by id: the same whatever the order of `ids`."""
     ids = np.sort(ids)
     each = max(2, round(FLAW_SHARE * len(ids)))
-    order = stream(plan.seed, "flaws").permutation(ids)
+    order = stream(plan.seed, *kinds).permutation(ids)
     flaws = pd.Series("", index=ids, dtype=object)
-    for k, flaw in enumerate(FLAWS):
+    for k, flaw in enumerate(kinds):
         flaws[order[k * each : (k + 1) * each]] = flaw
     return flaws
 
