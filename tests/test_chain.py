@@ -19,10 +19,11 @@ def test_an_object_id_is_the_same_from_sql_to_the_release_files(tmp_path):
         photo=[{}],
         photoz=[{"objID": small_survey.KNOWN, "z": 0.1, "zErr": 0.01}],
     )
-    field, blank = Field(1904, 3, 163), np.ones(FRAME_SHAPE, dtype=np.float32)
+    field, image = Field(1904, 3, 163), np.zeros(FRAME_SHAPE, dtype=np.float32)
+    image[645:845, 925:1125] = 1
     for band in BANDS:
         wcs = small_sky.make_wcs(150.0, 2.0, angle=30)
-        small_sky.write_frame(tmp_path / "dr9", field, band, blank, wcs)
+        small_sky.write_frame(tmp_path / "dr9", field, band, image, wcs)
 
     for name in ("labelled", "unlabelled"):
         output = str(results / f"{name}.parquet")
