@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from pipeline.images import overlap
 from pipeline.images.cutting import Recipe, Report, Work, cut_frame
 from pipeline.images.engines import ENGINES
 from pipeline.images.gather import gather, header_from, read_shard
-from pipeline.images.shard import ShardWriter
+from pipeline.images.shard import SPLITS, ShardWriter
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive, footprint, noise, tables
@@ -144,7 +144,8 @@ class _Waiting:
         for number, position, own in sorted(parts, key=lambda part: not part[2]):
             report, band = self.reports[number], BANDS.index(self.frames[number][1])
             if report.problem:
-                if own or not report.absent:
+                whole = planes["share"][band].min() > 1 - overlap.LEAST_SHARE
+                if own or not (report.absent or whole):
                     return Failed(row, report.problem)
                 continue
             if own:
@@ -154,7 +155,7 @@ class _Waiting:
         coverage = share.mean(axis=(1, 2), dtype=np.float64)
         if not coverage.all():
             band = BANDS[int(np.argmin(coverage))]
-            return Failed(row, f"the position is not on its frame in {band}: no pixel is covered")
+            return Failed(row, f"the stamp has no pixel in {band}: off the frame, or all NaN there")
         return Made(row, planes, coverage, noises)
 
     def _lay(self, planes, band: int, number: int, position: int) -> None:
@@ -178,7 +179,7 @@ def dask_client(workers: int, scheduler: str | None = None) -> Iterator[Client]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if scheduler:
         try:
-            client = Client(scheduler, timeout="20s")
+            client = Client(scheduler, timeout="10s")
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(
                 f"--scheduler {scheduler}: no Dask scheduler answers ({error})"
@@ -186,8 +187,11 @@ def dask_client(workers: int, scheduler: str | None = None) -> Iterator[Client]:
         with client:
             yield client
         return
-    options = {"processes": False, "n_workers": 1, "dashboard_address": None, "memory_limit": 0}
-    with LocalCluster(threads_per_worker=workers, **options) as cluster, Client(cluster) as client:
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
+        dashboard_address="127.0.0.1:0",  # Dask starts one even for None: on a port that is free
+    )  # fmt: skip
+    with cluster, Client(cluster) as client:
         yield client
 
 
@@ -199,11 +203,15 @@ def cut_shard(
     client: Client,
     dtype: str = "float32",
     losses: dict[str, Loss] | None = None,
+    keep_empty: bool = True,
 ) -> tuple[int, int]:
     """Make the stamps of `galaxies` and write them to the shard `output`, whole.
 
     Returns:
         The number of stamps and of galaxies without one.
+
+    Raises:
+        UserError: no galaxy has a stamp, unless such a shard is to be kept (`keep_empty`).
     """
     attrs = {"engine": recipe.engine, "conserve_flux": recipe.conserve_flux}
     attrs["units"] = "nanomaggy / " + ("stamp pixel" if recipe.conserve_flux else "frame pixel")
@@ -217,6 +225,11 @@ def cut_shard(
                 writer.append(*result)
             progress.add()
         writer.close()
+        if not writer.kept and not keep_empty:
+            reason, count = Counter(reason for _, reason in writer.failures).most_common(1)[0]
+            raise UserError(
+                f"none of {len(galaxies)} galaxies has a stamp; {count} of them: {reason}"
+            )
     progress.close()
     return len(writer.kept), len(writer.failures)
 
@@ -239,7 +252,10 @@ def read_galaxies(path: str | Path, shard: int | None = None) -> pd.DataFrame:
         UserError: what `tables` refuses; no run, camcol and field; no such shard.
     """
     if shard is None:
-        galaxies = tables.galaxies(tables.read_table(path), str(path))
+        table = tables.read_table(path)
+        galaxies = tables.galaxies(table, str(path))
+        if "split" in table and set(table["split"]) <= set(SPLITS):
+            galaxies["split"] = table["split"].to_numpy()
         missing = [name for name in ("run", "camcol", "field") if name not in galaxies]
         if missing:
             raise UserError(
@@ -279,6 +295,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scheduler", help="address of a Dask scheduler to use instead")
     args = parser.parse_args(argv)
 
+    if args.workers < 1:
+        raise UserError(f"--workers {args.workers}: give at least one")
+    if args.output.is_dir():
+        raise UserError(f"--output {args.output}: is a folder; give a file name that ends in .h5")
     recipe = Recipe(
         Stamp(args.size, args.fov), args.engine,
         bool(args.conserve_flux), bool(args.variance), bool(args.mask),
@@ -291,8 +311,9 @@ def main(argv: list[str] | None = None) -> None:
             losses = gather(galaxies, recipe.stamp.reach, args.archive, root, recipe.mask)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
         made, lost = cut_shard(
-            galaxies, root, args.output, recipe, client, args.dtype, losses or losses_of(root)
-        )
+            galaxies, root, args.output, recipe, client, args.dtype, losses or losses_of(root),
+            keep_empty=args.shard is not None,
+        )  # fmt: skip
     run.log.info("%s: %d stamps, %d galaxies without one", args.output, made, lost)
     run.write_provenance(args.output, archive=args.archive, workers=args.workers)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import run
 from pipeline.images.gather import gather, read_shard
 from pipeline.images.stamp import Stamp
+from pipeline.run import UserError
 from pipeline.survey import archive
 from pipeline.survey.archive import LOSSES
 
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mask", action=argparse.BooleanOptionalAction, help="fpM masks as well")
     args = parser.parse_args(argv)
 
+    if args.streams < 1:
+        raise UserError(f"--streams {args.streams}: give at least one")
     stamp = Stamp(args.size, args.fov)
     galaxies = read_shard(args.galaxies, args.shard)
     cache = args.cache or args.output.parent / "cache"

@@ -12,6 +12,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,12 +21,18 @@ from pathlib import Path
 log = logging.getLogger("ugriz")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
+
 class UserError(Exception):
     """What a user can cause and mend: one line that says what, where and what to do."""
 
 
 def start(main: Callable[[list[str] | None], None]) -> None:
     """Run a stage's `main` as a program: log to stderr, exit 1 with one line on a UserError."""
+    # what a file has wrong is told once, as a reason, not by a library in its own words
+    warnings.filterwarnings("ignore", module=r"astropy\.")
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
@@ -36,17 +43,17 @@ def start(main: Callable[[list[str] | None], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing half-written is left, start it again to go on")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*_FULL, *_NO_PLACE):
             raise
         sys.exit(f"error: {describe_os_error(error)}")
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line for a full disk, an exceeded quota or a folder that may not be written."""
+    """One line for a full disk, an exceeded quota or a place that cannot be written."""
     where = error.filename or "the disk"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return f"{where}: no space left; free some and start again, nothing half-written is kept"
-    return f"{where}: {os.strerror(error.errno)}; choose a folder that you may write to"
+    return f"{where}: {os.strerror(error.errno)}; choose a place that can be written"
 
 
 class Progress:

@@ -93,7 +93,16 @@ def test_flags_are_quoted_and_null_is_left_out():
     section = {"min_b": 15.0, "mask": False, "variance": True, "fields": None, "camcols": [3, 4]}
     section["root"] = "a folder/it's"
     words = shlex.split(settings.flags(section, leave_out=["variance"]))
-    assert words == ["--min-b", "15.0", "--no-mask", "--camcols", "3", "4", "--root", "a folder/it's"]
+    assert words == [
+        "--min-b",
+        "15.0",
+        "--no-mask",
+        "--camcols",
+        "3",
+        "4",
+        "--root",
+        "a folder/it's",
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)

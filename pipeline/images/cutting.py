@@ -117,8 +117,10 @@ def _cut_stamp(
     """One frame's part of one stamp, as a record of `recipe.record`."""
     record = np.zeros((), dtype=recipe.record)
     points = corners(recipe.stamp, ra, dec, wcs)
+    if not np.isfinite(points).all():
+        return record
     part = window(points, image.image.shape, MARGIN)
-    if not (np.isfinite(points).all() and part):
+    if not part:
         return record
     patch = image.image[part.rows, part.columns].astype(np.float32)
     variance, mask = overlap.NO_VARIANCE, overlap.NO_MASK

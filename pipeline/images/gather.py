@@ -25,7 +25,8 @@ def read_shard(catalog: str | Path, shard: int) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{catalog}: no such file; run the rule catalog first") from None
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{catalog}: cannot be read as a catalogue: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{catalog}: cannot be read as a catalogue: {reason}") from None
     if not table.num_rows:
         raise UserError(f"{catalog}: has no galaxy in shard {shard}; was it cut into fewer?")
     nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}

@@ -25,6 +25,9 @@ from pipeline.run import Progress, UserError
 LOSSES = "losses.json"
 """In a folder of frames: path -> why the file is not there."""
 CHUNK = 1 << 20
+_UNREACHABLE = (
+    httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol,
+)  # fmt: skip
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)
 
 
@@ -223,7 +226,7 @@ class Fetch(NamedTuple):
                 os.fsync(file.fileno())
             _check_length(answer, part)
             self.check(path, part.read_bytes())
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL) as error:
+        except _UNREACHABLE as error:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.root}: cannot be reached ({error})") from None
         except httpx.HTTPError as error:

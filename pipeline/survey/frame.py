@@ -52,9 +52,11 @@ class Frame:
         return projection(self.header)
 
     def sky_noise(self) -> float:
-        """Noise of the sky [nMgy per pixel]: 1.4826 MAD of one pixel in 64."""
+        """Noise of the sky [nMgy per pixel]: 1.4826 MAD of one pixel in 64, NaN if none is."""
         sample = self.image[4::8, 4::8].astype(np.float32)
         sample = sample[np.isfinite(sample)]
+        if not sample.size:
+            return float("nan")
         return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
 
     def variance(self, rows: slice, columns: slice, gain: float, dark: float) -> np.ndarray:

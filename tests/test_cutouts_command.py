@@ -1,0 +1,170 @@
+"""The command `python -m pipeline.cutouts`: HTTP, bad input, kills, a full disk."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from small_archive import SMALL, make_archive, make_galaxies, same_bytes, served
+
+from pipeline import cutouts, run
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def galaxies() -> pd.DataFrame:
+    return make_galaxies()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, galaxies) -> Path:
+    return make_archive(tmp_path_factory.mktemp("sas"), galaxies)
+
+
+def write_csv(galaxies, tmp_path):
+    path = tmp_path / "galaxies.csv"
+    galaxies.to_csv(path, index=False)
+    return str(path)
+
+
+def arguments(galaxies, archive, output, *more):
+    return ["--galaxies", galaxies, "--archive", str(archive), "--output", str(output),
+            "--size", "31", "--fov", str(SMALL.stamp.fov), *more]  # fmt: skip
+
+
+def test_the_command_over_http_gives_the_bytes_of_the_folder(galaxies, archive, tmp_path):
+    table = write_csv(galaxies, tmp_path)
+    cutouts.main(arguments(table, archive, tmp_path / "a.h5", "--variance"))
+    with served(archive) as url:
+        cutouts.main(arguments(table, url, tmp_path / "b.h5", "--variance", "--workers", "2"))
+    assert same_bytes(tmp_path / "a.h5", tmp_path / "b.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["variance"].shape == file["images"].shape and "mask" not in file
+        assert "127.0.0.1" not in str(dict(file.attrs)) and file.attrs["engine"] == "overlap"
+    assert (tmp_path / "a.h5.provenance.json").exists()
+
+
+BAD = [
+    (["--size", "0"], "size: 0"),
+    (["--size", "106"], "size: 106"),
+    (["--fov", "-0.012"], "fov: -0.012"),
+    (["--workers", "0"], "--workers 0"),
+    (["--galaxies", "none.csv"], "none.csv: no such file"),
+    (["--galaxies", "norun.csv"], "norun.csv: has no column run"),
+    (["--galaxies", "half.csv"], "half.csv: has run but not camcol"),
+    (["--galaxies", "nan.csv"], "nan.csv: row 2"),
+    (["--galaxies", "empty.csv"], "empty.csv"),
+    (["--galaxies", "spoilt.csv"], "spoilt.csv: row 1: objID"),
+    (["--galaxies", "some.csv", "--shard", "1"], "some.csv: cannot be read as a catalogue"),
+    (["--archive", "/no/such/folder"], "/no/such/folder: no such folder"),
+    (["--archive", "ftp://x/y"], "ftp://x/y"),
+    (["--archive", "http://127.0.0.1:9/sas"], "http://127.0.0.1:9/sas: cannot be reached"),
+    (["--output", "some.csv/out.h5"], "some.csv"),
+    (["--output", "."], "--output .: is a folder"),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), BAD)
+def test_bad_input_ends_in_one_line(galaxies, archive, tmp_path, monkeypatch, capfd, change, line):
+    monkeypatch.chdir(tmp_path)
+    write_tables(galaxies)
+    before = sorted(os.listdir())
+    argv = arguments("some.csv", archive, "out.h5", *change)
+    monkeypatch.setattr(sys, "argv", ["cutouts", *argv])
+    with pytest.raises(SystemExit) as caught:
+        run.start(cutouts.main)
+    message = str(caught.value.code)
+    assert message.startswith("error: ") and "\n" not in message and line in message
+    assert "Traceback" not in capfd.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def write_tables(galaxies):
+    galaxies.to_csv("some.csv", index=False)
+    galaxies[["ra", "dec"]].to_csv("norun.csv", index=False)
+    galaxies[["ra", "dec", "run"]].to_csv("half.csv", index=False)
+    galaxies.assign(dec=[1.0, np.nan] + [1.0] * 4).to_csv("nan.csv", index=False)
+    galaxies.iloc[:0].to_csv("empty.csv", index=False)
+    galaxies.assign(objID="1.23765E+18").to_csv("spoilt.csv", index=False)
+
+
+def command(*argv, **options):
+    # the parent's files are found beside its modules, whatever the folder it is started in
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cutouts", *argv], env=environment, text=True,
+        stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def errors(text):
+    """The lines of stderr that are no line of the log."""
+    return [line for line in text.splitlines() if not line[:9].replace(":", "").strip().isdigit()]
+
+
+def test_the_program_itself_ends_in_one_line(galaxies, archive, tmp_path):
+    table = write_csv(galaxies, tmp_path)
+    address = ["--scheduler", "tcp://127.0.0.1:9"]
+    faults = [["--size", "0"], address, ["--engine", "magic"]]
+    running = [command(*arguments(table, archive, tmp_path / "a.h5", *more)) for more in faults]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    assert [code for _, code in ends] == [1, 1, 2]
+    for text, _ in ends[:2]:
+        assert len(errors(text)) == 1 and text.splitlines()[-1].startswith("error: ")
+    assert "tcp://127.0.0.1:9" in ends[1][0] and "invalid choice" in ends[2][0]
+    assert os.listdir(tmp_path) == ["galaxies.csv"]
+
+
+def test_a_kill_at_any_moment_leaves_nothing_wrong(galaxies, archive, tmp_path):
+    table = write_csv(galaxies, tmp_path)
+    cutouts.main(arguments(table, archive, tmp_path / "whole.h5"))
+    expected = (tmp_path / "whole.h5").read_bytes()
+    argv = arguments(table, archive, tmp_path / "out" / "a.h5", "--workers", "2")
+    began = time.monotonic()
+    assert command(*argv).wait(120) == 0
+    took = time.monotonic() - began
+    (tmp_path / "out" / "a.h5").unlink()
+    draw = random.Random(3)
+    for _ in range(3):
+        process = command(*argv)
+        time.sleep(draw.uniform(0.5, 1.0) * took)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        product = tmp_path / "out" / "a.h5"
+        assert not product.exists() or product.read_bytes() == expected
+    assert command(*argv).wait(120) == 0
+    assert (tmp_path / "out" / "a.h5").read_bytes() == expected
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.h5", "a.h5.provenance.json"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (not root)")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("filled", [0, 150])
+def test_a_full_disk_ends_in_one_line(galaxies, archive, tmp_path, small_disk, filled):
+    """Without filler the shard outgrows the disk; with it the scratch files do."""
+    (small_disk / "filler").write_bytes(b"x" * filled * 1024)
+    table = write_csv(galaxies, tmp_path)
+    argv = ["--galaxies", table, "--archive", str(archive), "--output", str(small_disk / "a.h5")]
+    process = command(*argv, "--size", "61" if not filled else "107")
+    text = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert len(errors(text)) == 1 and text.splitlines()[-1].startswith("error: "), text
+    assert "no space left" in text
+    assert os.listdir(small_disk) == ["filler"]

@@ -1,0 +1,149 @@
+"""What every stage leans on: errors in one line, progress, files that appear whole."""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import run
+
+
+def interrupt(path):
+    with run.whole_file(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+
+
+def test_whole_file_appears_with_its_content_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "name.csv"
+    with run.whole_file(path) as part:
+        part.write_text("all of it")
+        assert not path.exists()
+        assert part.suffix == path.suffix and part.parent == path.parent
+    assert path.read_text() == "all of it"
+    assert os.listdir(path.parent) == ["name.csv"]
+
+
+def test_a_file_that_fails_leaves_the_former_one(tmp_path):
+    path = tmp_path / "name.csv"
+    path.write_text("former")
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(path)
+    assert path.read_text() == "former"
+    assert os.listdir(tmp_path) == ["name.csv"]
+
+
+def test_a_killed_runs_leftover_is_written_over(tmp_path):
+    path = tmp_path / "name.csv"
+    with run.whole_file(path) as part:
+        part.write_text("first")
+    part.write_text("leftover of a killed run, longer than what comes")
+    with run.whole_file(path) as part:
+        part.write_text("second")
+    assert path.read_text() == "second" and os.listdir(tmp_path) == ["name.csv"]
+
+
+def test_unique_names_let_several_write(tmp_path):
+    path = tmp_path / "name.csv"
+    with run.whole_file(path, unique=True) as one, run.whole_file(path, unique=True) as two:
+        assert one != two
+        one.write_text("one")
+        two.write_text("two")
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["name.csv"]
+
+
+def test_whole_folder_replaces_and_cleans(tmp_path):
+    path = tmp_path / "frames"
+    with run.whole_folder(path) as part:
+        (part / "a").write_text("1")
+    with pytest.raises(ValueError), run.whole_folder(path) as part:
+        (part / "b").write_text("2")
+        raise ValueError
+    assert os.listdir(path) == ["a"] and os.listdir(tmp_path) == ["frames"]
+    with run.whole_folder(path) as part:
+        (part / "c").write_text("3")
+    assert os.listdir(path) == ["c"] and os.listdir(tmp_path) == ["frames"]
+
+
+def test_json_keeps_order_and_refuses_nan(tmp_path):
+    path = tmp_path / "a.json"
+    run.write_json({"z": 1, "a": [1237653651835781245]}, path)
+    assert list(json.loads(path.read_text())) == ["z", "a"]
+    assert "1237653651835781245" in path.read_text()
+    with pytest.raises(ValueError):
+        run.write_json({"z": float("nan")}, path)
+    assert list(json.loads(path.read_text())) == ["z", "a"] and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_provenance_lies_beside_the_product(tmp_path):
+    product = tmp_path / "0001.h5"
+    product.write_bytes(b"x")
+    run.write_provenance(product, archive="somewhere", workers=2)
+    record = json.loads((tmp_path / "0001.h5.provenance.json").read_text())
+    assert record["product"] == "0001.h5" and record["workers"] == 2
+    assert record["versions"]["ugriz"] and product.read_bytes() == b"x"
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert run.sha256(path).startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0.4s"), (75, "1m15s"), (59.6, "1m00s"), (3700, "1h01m"), (float("inf"), "an unknown")],
+)
+def test_duration(seconds, text):
+    assert run.duration(seconds).startswith(text)
+
+
+def test_progress_tells_counts(caplog):
+    caplog.set_level(logging.INFO, logger="ugriz")
+    progress = run.Progress("frames", 10, "files", every=0)
+    progress.add(4)
+    progress.close()
+    assert "4 of 10 files" in caplog.text and "4 files in" in caplog.text
+
+
+PROGRAM = """
+import errno
+from pipeline import run
+def main(argv):
+    raise {error}
+run.start(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("run.UserError('galaxies.csv: row 3: mend it')", "error: galaxies.csv: row 3: mend it"),
+        ("OSError(errno.ENOSPC, 'No space', 'x.h5')", "error: x.h5: no space left"),
+        ("OSError(errno.ENOTDIR, 'Not a directory', 'a/b')", "error: a/b: Not a directory"),
+        ("PermissionError(errno.EACCES, 'no', '/there')", "error: /there: Permission denied"),
+        ("KeyboardInterrupt", "error: interrupted"),
+    ],
+)
+def test_start_ends_in_one_line(error, line):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(error=error)], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(line) and done.stderr.count("\n") == 1
+
+
+def test_start_hides_no_fault_of_ours():
+    code = PROGRAM.format(error="RuntimeError('a fault')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_full_disk_is_told_apart(tmp_path):
+    full = run.describe_os_error(OSError(errno.ENOSPC, "", "a.h5"))
+    closed = run.describe_os_error(OSError(errno.EROFS, "", "a.h5"))
+    assert "no space" in full and "Read-only" in closed and "\n" not in full + closed
