@@ -52,6 +52,27 @@ def test_the_command_over_http_gives_the_bytes_of_the_folder(galaxies, archive, 
     assert (tmp_path / "a.h5.provenance.json").exists()
 
 
+def test_a_table_of_which_nothing_can_be_made_is_refused(galaxies, tmp_path):
+    (tmp_path / "empty").mkdir()
+    table = write_csv(galaxies, tmp_path)
+    with pytest.raises(
+        run.UserError, match="none of .* galaxies has a stamp; .*not in the archive"
+    ):
+        cutouts.main(arguments(table, tmp_path / "empty", tmp_path / "a.h5"))
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_a_tables_own_split_is_kept(galaxies, archive, tmp_path):
+    splits = ["train", "test"] * len(galaxies)
+    table = write_csv(galaxies.assign(split=splits[: len(galaxies)]), tmp_path)
+    cutouts.main(arguments(table, archive, tmp_path / "a.h5"))
+    with h5py.File(tmp_path / "a.h5") as file:
+        ours = dict(zip(galaxies.objID, splits, strict=False))
+        kept = dict(zip(file["ObjID"][:], file["split"][:].astype(str), strict=True))
+        assert len(set(kept.values())) == 2
+        assert kept == {objid: ours[objid] for objid in kept}
+
+
 BAD = [
     (["--size", "0"], "size: 0"),
     (["--size", "106"], "size: 106"),
