@@ -32,7 +32,10 @@ MORPHOLOGY = {
 
 @dataclass(frozen=True)
 class Options:
-    """How the catalogue is made; None switches a cut off. Names are those of the flags."""
+    """How the catalogue is made; None switches a cut off. Names are those of the flags.
+
+    Raises UserError for a number that is none (nan would switch its cut off, and say nothing).
+    """
 
     survey: str = "unnamed"
     shards: int = 1
@@ -47,6 +50,11 @@ class Options:
     max_photoz: float | None = None
     missing_photoz: str = "keep"
     seed: int = 0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not np.isfinite(value):
+                raise UserError(f"{name.replace('_', '-')}: {value}; give a finite number")
 
 
 class Catalog(NamedTuple):
@@ -68,9 +76,9 @@ def build(
 
     `labelled` and `unlabelled` are as `tables.galaxies` gives them, `fields` as
     `fields.read_fields`, `morphology` has objID and the columns of `MORPHOLOGY`. Galaxies without
-    run, camcol and field get those of the field they lie on. The galaxies come sorted by run,
-    camcol, field and objID, with the columns and types of `schema`. Raises UserError where
-    nothing is left, and for shards, splits and fields that cannot be.
+    run, camcol and field get those that SDSS's objIDs hold, or of the field they lie on. The
+    galaxies come sorted by run, camcol, field and objID, with the columns and types of `schema`.
+    Raises UserError where nothing is left, and for shards, splits and fields that cannot be.
     """
     samples = _samples(labelled, unlabelled)
     for sample in samples:
@@ -83,6 +91,7 @@ def build(
     rows = pd.concat([sample.rows for sample in samples if len(sample.rows)] or [pd.DataFrame()])
     if rows.empty:
         raise _nothing_left(samples)
+    _warn_of_empty(samples)
     rows = rows.sort_values(["run", "camcol", "field", "objID"], ignore_index=True)
     rows = _split(_complete(rows, fields, morphology), options)
     rows["shard"] = splits.shards(rows, options.shards)
@@ -137,18 +146,24 @@ def _place(sample: Sample, fields: pd.DataFrame | None) -> None:
     rows = sample.rows
     if "run" in rows:
         return
-    if fields is None:
+    place = field_tables.of_ids(rows["objID"])
+    if fields is None and place is None:
         raise UserError(
-            "the galaxies have no run, camcol, field; add those columns, or give --fields"
+            "the galaxies have no run, camcol, field and no objIDs of SDSS that hold them; "
+            "add those columns, or give --fields"
         )
-    found = field_tables.locate(rows["ra"], rows["dec"], fields)
-    sample.cut("field", "on a field", found < 0, "lies on no field of the survey")
-    rows, found = sample.rows, found[found >= 0]
-    place = {name: fields[name].to_numpy()[found] for name in ("run", "rerun", "camcol", "field")}
-    pixels = field_tables.pixels_of_bands(
-        fields, found, rows["ra"].to_numpy(), rows["dec"].to_numpy()
-    )
-    sample.rows = rows.assign(**place, **pixels)
+    if place is None:
+        found = field_tables.locate(rows["ra"], rows["dec"], fields)
+        sample.cut("field", "on a field", found < 0, "lies on no field of the survey")
+        rows, found = sample.rows, found[found >= 0]
+        names = ("run", "rerun", "camcol", "field")
+        place = {name: fields[name].to_numpy()[found] for name in names}
+    elif fields is not None:
+        found = field_tables.rows_of(fields, place)
+    if fields is not None and "rowc_r" not in rows:
+        ra, dec = rows["ra"].to_numpy(), rows["dec"].to_numpy()
+        place |= field_tables.pixels_of_bands(fields, found, ra, dec)
+    sample.rows = rows.assign(**place)
 
 
 def _cut_labelled(sample: Sample, options: Options) -> None:
@@ -271,6 +286,13 @@ def _nothing_left(samples) -> UserError:
     )
 
 
+def _warn_of_empty(samples) -> None:
+    for sample in samples:
+        if sample.removed and sample.rows.empty:
+            step = [step["step"] for step in sample.steps if step["removed"]][-1]
+            log.warning("no %s galaxy is left after the step '%s'", sample.name, step)
+
+
 def _arrow(rows: pd.DataFrame, names: pa.Schema) -> pa.Table:
     """The columns of `names`, with NaN as null and null where `rows` has no such column."""
     columns = [
@@ -344,7 +366,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--labelled", metavar="TABLE", help="galaxies with redshifts (queries/labelled.sql)")
     add("--unlabelled", metavar="TABLE", help="galaxies without (queries/unlabelled.sql)")
     add("--galaxies", metavar="TABLE", help="your own: those with a z are labelled")
-    add("--fields", metavar="TABLE", help="fields (queries/fields.sql, photoField, window_flist)")
+    add("--fields", metavar="TABLE",
+        help="result of queries/fields.sql, photoField file or window_flist.fits; positions alone "
+        "get their field from it, and rowc to 2-3 pixels (fields.sql), below one (photoField) or "
+        "not at all (window_flist: the frame tells it later)")  # fmt: skip
     add("--morphology", metavar="TABLE", help="votes to add (queries/morphology.sql)")
     add("--output", required=True, metavar="PARQUET", help="the catalogue")
     add("--funnel", required=True, metavar="JSON", help="the counts after every step")

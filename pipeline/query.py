@@ -47,7 +47,7 @@ def run_duckdb(source: str | Path, sql: str | Path) -> pa.Table:
 
 
 def read_own(source: str | Path) -> pa.Table:
-    """A user's table (CSV, FITS, Parquet) in the house's columns; see `tables.galaxies`."""
+    """A user's table in the house's columns; see `tables.read_table` and `tables.galaxies`."""
     rows = tables.galaxies(tables.read_table(source), str(source))
     return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--engine", required=True, choices=ENGINES,
         help="duckdb: a database with DR12's tables; table: a list of your own")  # fmt: skip
     add("--source", required=True, metavar="FILE",
-        help="the database; or a .csv, .fits or .parquet with ra, dec [deg]")  # fmt: skip
+        help=f"the database; or a {tables.KINDS} with ra, dec [deg]")  # fmt: skip
     add("--sql", metavar="FILE", help="the query, in T-SQL (engine duckdb)")
     add("--output", required=True, metavar="PARQUET", help="the table to write")
     flags = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from pipeline import catalog, query
 from pipeline.catalog import Options, build
 from pipeline.run import UserError
 from pipeline.survey import tables
+from pipeline.survey.names import pack_objid
 
 QUERIES = Path(__file__).resolve().parents[1] / "queries"
 PAPER = Options(min_b_unlabelled=15, max_photoz=0.8)
@@ -175,8 +176,47 @@ def test_positions_alone_find_their_fields():
         UserError, match="no galaxy is left of 1.* ra 10.000000, dec 0.000000: lies"
     ):
         build(None, rows[3:].reset_index(drop=True), fields)
-    with pytest.raises(UserError, match="no run, camcol, field; add those columns, or give"):
+    with pytest.raises(UserError, match="no run, camcol, field and .*; add those columns, or give"):
         build(None, rows)
+
+
+def test_ids_of_sdss_tell_the_field():
+    fields = strip(95.0, 32.5, 200.0, psfWidth_r=[1.1, 1.2, 1.3])
+    ra, dec = place(fields, [0, 1, 2], np.array([1400.0, 600, 700]), np.array([100.0, 900, 1900]))
+    ids = pack_objid(94, 1, [11, 12, 14], [5, 6, 7])
+    rows = tables.galaxies(pd.DataFrame({"objID": ids, "ra": ra, "dec": dec}), "own")
+    out = build(None, rows[1:]).galaxies.to_pandas()  # an index that does not start at 0
+    assert out[["run", "rerun", "camcol", "field"]].to_numpy().tolist() == [
+        [94, 301, 1, 12], [94, 301, 1, 14]
+    ]  # fmt: skip
+    out = build(None, rows, fields).galaxies.to_pandas()
+    assert out["field"].tolist() == [11, 12, 14]  # the last is not in the table of fields
+    assert np.allclose(out["rowc_r"], [1400, 600, np.nan], atol=1e-3, equal_nan=True)
+    assert np.allclose(out["psfWidth_r"], [1.1, 1.2, np.nan], equal_nan=True)
+    for other in (
+        7, -ids[0], pack_objid(94, 7, 11, 1), pack_objid(0, 1, 11, 1),
+        pack_objid(94, 1, 11, 1, rerun=157), pack_objid(94, 1, 11, 1, sky_version=1),
+    ):  # fmt: skip
+        mixed = rows.assign(objID=[*ids[:2], other])
+        with pytest.raises(UserError, match="no run, camcol, field and no objIDs of SDSS"):
+            build(None, mixed)
+        assert build(None, mixed, fields).galaxies.column("field").to_pylist() == [11, 12, 13]
+
+
+def test_an_emptied_sample_is_told(caplog):
+    made = build(labelled(5, b=-10.0), galaxies(5, first=100), options=Options(min_b_labelled=15))
+    assert made.galaxies.num_rows == 5
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["no labelled galaxy is left after the step '|b| >= 15 deg'"]
+
+
+@pytest.mark.parametrize(
+    "name", ["max_photoz", "min_b_labelled", "min_b_unlabelled", "duplicate_radius", "fov"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(name, value):
+    with pytest.raises(UserError, match=f"^{name.replace('_', '-')}: {value}; give a finite"):
+        build(labelled(3), None, options=Options(**{name: value}))
 
 
 def test_sky_split_marks_every_galaxy():

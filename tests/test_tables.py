@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.table import MaskedColumn, Table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,17 +133,88 @@ def test_made_ids_are_negative_stable_and_unique():
         ("ra,dec,run,camcol,field\n1,2,94,7,11\n", "row 1: camcol is 7; give an integer from 1 to"),
         ("ra,dec,run,camcol,field\n1,2,94,1,\n", "row 1: field is nan"),
         ("ra,dec,RA\n1,2,5\n", "columns ra and RA are one name"),
-        ("ra,dec\n1,2,3\n1,2,3,4,5\n", "cannot be read as csv"),
+        ("ra,dec,ra\n1,2,5\n", "columns ra and ra are one name"),
+        ("ra,dec\n1,2,3\n1,2,3,4,5\n", "row 1 has 3 cells, but the header names 2: 'ra', 'dec'"),
+        ("ra,dec,z\n10,20,0.1,\n", "row 1 has 4 cells, but the header names 3"),
+        ("ra,dec,z\n10,20,0.1\n\n10,21,0.1,\n", "row 2 has 4 cells, but the header names 3"),
+        ("#Table1\nra,dec\n1,2\n1,3\n1,2,3\n", "row 3 has 3 cells, but the header names 2"),
+        ("# mine\nra,dec\n1,2\n", "row 1 has 2 cells, but the header names 1: '# mine'"),
+        ("ra\tdec\n1\t2\n", r"no column ra; .*it has 'ra\\tdec'$"),
+        ("ra;dec\n1;2\n", "no column ra; .*it has 'ra;dec'$"),
+        ("RAJ2000,DEJ2000,c,d,e,f,g,h,i\n1,2,3,4,5,6,7,8,9\n", "'RAJ2000', .*'h', [.]{3}$"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(tmp_path, text, message):
     refused(csv(tmp_path, text), message)
 
 
+def test_a_short_row_and_a_comma_in_quotes_are_read(tmp_path):
+    rows = read(csv(tmp_path, 'ra,dec,z,note\n10,20,0.1,"a, b"\n11,21,0.2\n'))
+    assert rows["ra"].tolist() == [10, 11] and rows["z"].tolist() == [0.1, 0.2]
+
+
+def with_null(path, objid) -> None:
+    columns = [
+        fits.Column("objID", "K", array=objid, null=999999),
+        fits.Column("specObjID", "K", array=[999999, KNOWN + 1], null=999999),
+        fits.Column("photoz", "I", array=[5, -1], null=-1),
+        fits.Column("ra", "D", array=[1.0, 2.0]), fits.Column("dec", "D", array=[3.0, 4.0]),
+        fits.Column("petroMag", "5J", array=[[7, 1, 1, 1, 1], [8, 8, 8, 8, 7]], null=7),
+    ]  # fmt: skip
+    fits.BinTableHDU.from_columns(columns).writeto(path)
+
+
+def test_tnull_of_fits_is_missing(tmp_path):
+    with_null(tmp_path / "own.fits", [KNOWN, KNOWN + 1])
+    rows = read(tmp_path / "own.fits")
+    assert rows["objID"].tolist() == [KNOWN, KNOWN + 1]
+    assert rows["specObjID"].tolist() == [pd.NA, KNOWN + 1]
+    assert rows["photoz"].isna().tolist() == rows["petroMag_z"].isna().tolist() == [False, True]
+    assert rows["petroMag_u"].isna().tolist() == [True, False]
+    with_null(tmp_path / "empty.fits", [KNOWN, 999999])
+    refused(tmp_path / "empty.fits", "row 2: objID is empty")
+
+
+def test_tnull_counts_before_the_zero_of_unsigned_integers(tmp_path):
+    header = fits.Column("objID", "J", bzero=2**31, null=-(2**31) + 6, array=[KNOWN % 2**31, 6])
+    table = fits.BinTableHDU.from_columns([header])
+    table.writeto(tmp_path / "own.fits")
+    ids = tables.read_table(tmp_path / "own.fits")["objID"]
+    assert ids.tolist() == [KNOWN % 2**31, pd.NA]
+
+
+@pytest.mark.parametrize("name", ["own.ecsv", "own.vot", "own.xml"])
+def test_tables_of_astropy_keep_ids_and_what_is_masked(tmp_path, name):
+    table = Table({"objID": np.array([KNOWN, KNOWN + 1]), "RA": [1.0, 2.0], "dec": [0.1, 0.2]})
+    table["specObjID"] = MaskedColumn([1, KNOWN], mask=[True, False])
+    table["z"] = MaskedColumn([0.1, 0.2], mask=[False, True])
+    table["modelMag"] = np.arange(10.0).reshape(2, 5)
+    form = "ascii.ecsv" if name.endswith("ecsv") else "votable"
+    table.write(tmp_path / name, format=form)
+    rows = read(tmp_path / name)
+    assert rows["objID"].dtype == np.int64 and rows["objID"].tolist() == [KNOWN, KNOWN + 1]
+    assert rows["specObjID"].tolist() == [pd.NA, KNOWN]
+    assert rows["z"].isna().tolist() == [False, True] and rows["modelMag_z"].tolist() == [4, 9]
+    table["objID"] = MaskedColumn([KNOWN, 7], mask=[False, True])
+    table.write(tmp_path / name, format=form, overwrite=True)
+    refused(tmp_path / name, "row 2: objID is empty")
+
+
+def test_a_name_twice_is_refused_in_binary_tables_too(tmp_path):
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["ra", "dec", "ra"]), path)
+    refused(path, "cannot be read as parquet: Multiple matches")
+    columns = [fits.Column(name, "D", array=[1.0]) for name in ("ra", "dec", "rb")]
+    path = tmp_path / "own.fits"
+    fits.BinTableHDU.from_columns(columns).writeto(path)
+    path.write_bytes(path.read_bytes().replace(b"'rb ", b"'ra "))
+    refused(path, "columns ra and ra are one name")
+
+
 def test_unreadable_files_are_refused_in_one_line(tmp_path):
     refused(tmp_path / "absent.csv", "no such file")
     refused(csv(tmp_path, "x", "own.txt"), "unknown kind of table")
-    for name in ("own.fits", "own.parquet", "own.csv.gz"):
+    for name in ("own.fits", "own.parquet", "own.csv.gz", "own.ecsv", "own.vot"):
         refused(csv(tmp_path, "not one of these", name), "cannot be read")
     fits.PrimaryHDU(np.zeros((2, 2))).writeto(tmp_path / "image.fits")
     refused(tmp_path / "image.fits", "has no table")

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from pipeline import run
 from pipeline.run import UserError
 from pipeline.survey import positions, tables
-from pipeline.survey.names import BANDS, FRAME_SHAPE, RERUN
+from pipeline.survey.names import BANDS, FRAME_SHAPE, RERUN, unpack_objid
 
 TERMS = "abcdef"
 MARGIN = 64
@@ -35,7 +35,15 @@ BLOCK = 100_000
 def read_fields(path: str | Path) -> pd.DataFrame:
     """A field table: that of queries/fields.sql, a photoField file or window_flist.fits.
 
-    A table without node and incl gets them from ra, dec and a to f (`with_circles`).
+    Of any kind that `tables.read_table` takes. What it has decides how well a galaxy that comes
+    with its position alone gets rowc and colc:
+
+    - a to f with node and incl (photoField, in its header): to below a pixel;
+    - a to f with ra and dec (queries/fields.sql), which give node and incl (`with_circles`): to
+      two or three pixels;
+    - muStart to nuEnd with node and incl (window_flist.fits): the field is found, but rowc and
+      colc are left out, for the frame's own header to tell.
+
     Returns run, rerun, camcol, field (integers) and whichever of the geometry and of the columns
     that choose among fields the table has (float64, named as in DR12's Field). Names match
     whatever their case and underscores. Rows of another rerun than 301 are left out, where the
@@ -48,7 +56,10 @@ def read_fields(path: str | Path) -> pd.DataFrame:
             present.setdefault(f"f_{band}", present[f"ff_{band}"])
     lacking = [name for name in PLACE if name not in present]
     if lacking:
-        raise UserError(f"{path}: has no column {', '.join(lacking)}; give a table of fields")
+        raise UserError(
+            f"{path}: has no column {', '.join(lacking)}; give a table of fields, this has "
+            f"{tables.listed(frame.columns)}"
+        )
     wanted = (*PLACE, "rerun", *GEOMETRY, *OPTIONAL)
     wanted += tuple(f"{name}_{band}" for name in (*TERMS, *PER_BAND) for band in BANDS)
     columns = {
@@ -229,6 +240,28 @@ def locate(ra, dec, fields: pd.DataFrame) -> np.ndarray:
     return found
 
 
+def of_ids(objid) -> dict[str, np.ndarray] | None:
+    """run, rerun, camcol, field (int32) that SDSS objIDs (int64) hold; None where one is no such.
+
+    An id counts as SDSS's where it is positive, of sky version 2 and rerun 301, and of a run and
+    a camcol that can be.
+    """
+    objid = np.asarray(objid, np.int64)
+    part = unpack_objid(objid)
+    known = (objid > 0) & (part["skyVersion"] == 2) & (part["rerun"] == RERUN)
+    known &= (part["run"] > 0) & (part["camcol"] >= 1) & (part["camcol"] <= 6)
+    names = ("run", "rerun", "camcol", "field")
+    return {name: part[name].astype(np.int32) for name in names} if known.all() else None
+
+
+def rows_of(fields: pd.DataFrame, place: dict[str, np.ndarray]) -> np.ndarray:
+    """For each run, camcol, field of `place` the row of that field, -1 where it is not there."""
+    known, wanted = (
+        pd.MultiIndex.from_arrays([table[name] for name in PLACE]) for table in (fields, place)
+    )
+    return known.get_indexer(wanted)
+
+
 def _best(point, rows, ra, dec, fields: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Of the pairs (point, field row), those that hold, one a point: the best."""
     row, column = pixel(fields, rows, ra, dec, "r")
@@ -254,11 +287,16 @@ def _primary(fields: pd.DataFrame) -> np.ndarray:
 
 
 def pixels_of_bands(fields: pd.DataFrame, rows: np.ndarray, ra, dec) -> dict[str, np.ndarray]:
-    """rowc_b and colc_b of the positions on their fields, for the bands that have a to f."""
+    """rowc_b and colc_b of the positions on their fields, for the bands that have a to f.
+
+    NaN where the field's row is -1; nothing from fields without geometry.
+    """
     columns = {}
     for band in BANDS:
-        if _has_terms(fields, band):
-            columns[f"rowc_{band}"], columns[f"colc_{band}"] = pixel(fields, rows, ra, dec, band)
+        if has_geometry(fields) and _has_terms(fields, band):
+            place = pixel(fields, rows, ra, dec, band)
+            for name, values in zip(("rowc", "colc"), place, strict=True):
+                columns[f"{name}_{band}"] = np.where(rows >= 0, values, np.nan)
     return columns
 
 

@@ -1,16 +1,22 @@
-"""Tables of galaxies: reading CSV, FITS and Parquet, and bringing them to the house's columns."""
+"""Tables of galaxies: reading the usual formats, and bringing them to the house's columns."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+from collections.abc import Iterable
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
+from xml.parsers.expat import ExpatError
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy.io import fits
+from astropy.table import Column, Table
+from yaml import YAMLError
 
 from pipeline.run import UserError, whole_file
 from pipeline.survey.hashing import mix64
@@ -35,15 +41,23 @@ REDSHIFT_NAMES = {
 FIELD_LIMITS = {"run": (1, 65535), "camcol": (1, 6), "field": (0, 4095)}
 MISSING = -9999
 """CAS writes this for a value that could not be measured."""
+KINDS = ".csv, .ecsv, .fits, .parquet or .vot"
+UNREADABLE = (
+    ValueError, OSError, EOFError, TypeError, IndexError, pa.ArrowException, csv.Error, YAMLError,
+    ExpatError,
+)  # fmt: skip
+"""What the libraries raise for a file that is not what its suffix says."""
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table by its suffix: .csv, .fits, .fit, .parquet, .pq; CSV and FITS also with .gz.
+    """A table by its suffix: .csv, .ecsv, .fits, .fit, .parquet, .pq, .vot, .xml (VOTable).
 
-    Columns keep their names; a FITS column of five values a row becomes five, `_u` to `_z`. Ids
-    (columns whose names end in objID or fieldID) of a CSV file are kept as text, since a number
-    of 19 digits does not survive any detour; integers never become floats on the way. Raises
-    UserError for a file that is missing, unreadable or without rows.
+    All but Parquet also with .gz. Columns keep their names; a column of five values a row becomes
+    five, `_u` to `_z`. Ids (columns whose names end in objID or fieldID) of a CSV file are kept as
+    text, since a number of 19 digits does not survive any detour; integers never become floats on
+    the way. What is masked, or equals a FITS integer column's TNULL, is missing. Raises UserError
+    for a file that is missing or unreadable, for a name that two columns have and for a row of a
+    CSV file that is longer than its header.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,25 +66,63 @@ def read_table(path: str | Path) -> pd.DataFrame:
     readers = {
         "csv": _read_csv, "fits": _read_fits, "fit": _read_fits,
         "parquet": _read_parquet, "pq": _read_parquet,
+        "ecsv": _read_ecsv, "vot": _read_votable, "xml": _read_votable,
     }  # fmt: skip
     if kind not in readers:
-        raise UserError(f"{path}: unknown kind of table; give .csv, .fits or .parquet")
+        raise UserError(f"{path}: unknown kind of table; give {KINDS}")
     try:
         return readers[kind](path)
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, TypeError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be read as {kind}: {reason}") from None
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
     opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8-sig") as handle:
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as handle:
         skip = 1 if handle.readline().startswith("#Table") else 0  # SkyServer's first line
-    names = pd.read_csv(path, skiprows=skip, nrows=0).columns
-    ids = {name: "string" for name in names if name.lower().strip().endswith(("objid", "fieldid"))}
-    return pd.read_csv(path, skiprows=skip, dtype=ids, low_memory=False)
+        handle.seek(0)
+        rows = filter(None, csv.reader(islice(handle, skip, None)))
+        names = next(rows, [])
+        _refuse_repeats(names, path)
+        _refuse_long(islice(rows, 1), names, path)  # pandas lets the first row be longer
+        ids = {name: "string" for name in names if _key(name).endswith(("objid", "fieldid"))}
+        try:
+            return pd.read_csv(path, skiprows=skip, dtype=ids, index_col=False, low_memory=False)
+        except pd.errors.ParserError:
+            handle.seek(0)
+            rows = filter(None, csv.reader(islice(handle, skip, None)))
+            _refuse_long(islice(rows, 1, None), names, path)
+            raise
+
+
+def _refuse_repeats(names: list[str], path: Path) -> None:
+    keys = [_key(name) for name in names]
+    for k, key in enumerate(keys):
+        if key and key in keys[:k]:
+            both = f"{names[keys.index(key)]} and {names[k]}"
+            raise UserError(f"{path}: columns {both} are one name; rename one")
+
+
+def _refuse_long(rows: Iterable[list[str]], names: list[str], path: Path) -> None:
+    for row, cells in enumerate(rows, 1):
+        if len(cells) > len(names):
+            raise UserError(
+                f"{path}: row {row} has {len(cells)} cells, but the header names {len(names)}: "
+                f"{listed(names)}; give each row as many, with no comma at its end"
+            )
+
+
+def listed(names: Iterable) -> str:
+    """The first eight names, quoted so that a tab or another separator shows, for a message."""
+    names = [repr(str(name)) for name in names]
+    return ", ".join(names[:8])[:200] + (", ..." if len(names) > 8 else "")
+
+
+def _key(name: object) -> str:
+    return str(name).strip().lower()
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
@@ -93,9 +145,11 @@ def _read_fits(path: Path) -> pd.DataFrame:
         if not tables:
             raise UserError(f"{path}: has no table; give a FITS file with a binary table")
         columns = {}
-        for name in tables[0].columns.names:
-            values = np.asarray(tables[0].data[name])
-            columns.update(_flat(name, values.astype(values.dtype.newbyteorder("="))))
+        _refuse_repeats(tables[0].columns.names, path)
+        for column in tables[0].columns:
+            values = np.asarray(tables[0].data[column.name])
+            values = values.astype(values.dtype.newbyteorder("="))
+            columns |= _flat(column.name, np.ma.array(values, mask=_is_null(values, column)))
         frame = pd.DataFrame(columns)
         frame.attrs["header"] = {
             key: hdus[0].header[key] for key in ("NODE", "INCL") if key in hdus[0].header
@@ -103,12 +157,48 @@ def _read_fits(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _flat(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+def _is_null(values: np.ndarray, column: fits.Column) -> np.ndarray | bool:
+    """Where an integer column holds its TNULL, which is a value before scale and zero."""
+    if not isinstance(column.null, int) or values.dtype.kind not in "iuf":
+        return False
+    return values == column.null * (column.bscale or 1) + int(column.bzero or 0)
+
+
+def _read_ecsv(path: Path) -> pd.DataFrame:
+    return _from_astropy(Table.read(path, format="ascii.ecsv"), path)
+
+
+def _read_votable(path: Path) -> pd.DataFrame:
+    return _from_astropy(Table.read(path, format="votable", use_names_over_ids=True), path)
+
+
+def _from_astropy(table: Table, path: Path) -> pd.DataFrame:
+    _refuse_repeats(table.colnames, path)
+    columns = {}
+    for name in table.colnames:
+        if isinstance(table[name], Column):  # others, such as coordinates, are no numbers
+            columns |= _flat(name, np.ma.asarray(table[name]))
+    return pd.DataFrame(columns, index=range(len(table)))
+
+
+def _flat(name: str, values: np.ma.MaskedArray) -> dict:
     if values.ndim == 1:
-        return {name: values}
+        return {name: _with_missing(values)}
     if values.shape[1:] == (len(BANDS),):
-        return {f"{name}_{band}": values[:, k] for k, band in enumerate(BANDS)}
+        return {f"{name}_{band}": _with_missing(values[:, k]) for k, band in enumerate(BANDS)}
     return {}
+
+
+def _with_missing(values: np.ma.MaskedArray):
+    """A column with what is masked missing: integers stay integers."""
+    missing = np.ma.getmaskarray(values)
+    if not missing.any():
+        return values.data
+    if values.dtype.kind not in "iu":
+        return pd.Series(values.data).mask(missing)
+    column = pd.array(values.data)
+    column[missing] = pd.NA
+    return column
 
 
 def write_table(table: pa.Table, path: str | Path, groups: list[int] | None = None) -> None:
@@ -142,7 +232,10 @@ def galaxies(frame: pd.DataFrame, where: str, repeats: bool = False) -> pd.DataF
     found = _match(frame, where)
     for name in ("ra", "dec"):
         if name not in found:
-            raise UserError(f"{where}: has no column {name}; ra and dec [deg] are needed")
+            raise UserError(
+                f"{where}: has no column {name}; ra and dec [deg] are needed, and it has "
+                f"{listed(frame.columns)}"
+            )
     if frame.empty:
         raise UserError(f"{where}: has no rows; give at least one galaxy")
     ra, dec = (_reals(frame[found[name]], name, where) for name in ("ra", "dec"))
@@ -163,7 +256,7 @@ def _match(frame: pd.DataFrame, where: str) -> dict[str, str]:
     """The house's name -> the table's own name, for the columns that are there."""
     present: dict[str, str] = {}
     for name in frame.columns:
-        key = str(name).strip().lower()
+        key = _key(name)
         if key in present:
             raise UserError(f"{where}: columns {present[key]} and {name} are one name; rename one")
         present[key] = name
