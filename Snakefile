@@ -21,13 +21,3 @@ rule all:
     input:
         "results/dataset.json",
         expand("results/pictures/{picture}.png", picture=PICTURES),
-
-
-rule catalogue:
-    input:
-        "results/catalog.parquet",
-
-
-rule export_files:
-    input:
-        expand("results/export/{split}.h5", split=SPLITS),

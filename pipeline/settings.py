@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import os
 import re
 import shlex
@@ -12,12 +13,30 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from pipeline.run import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def _is_integer(_, value: object) -> bool:
+    """JSON Schema has 2.0 for an integer; a command line has not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(_, value: object) -> bool:
+    """Infinite or not-a-number values would switch cuts off."""
+    return _is_integer(_, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+_Validator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    ),
+)
 
 
 def checked(config: Mapping) -> dict:
@@ -28,9 +47,7 @@ def checked(config: Mapping) -> dict:
     """
     expanded = _expand(config, ())
     schema = yaml.safe_load(SCHEMA.read_text())
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(expanded), key=lambda error: list(error.path)
-    )
+    errors = sorted(_Validator(schema).iter_errors(expanded), key=lambda error: list(error.path))
     if errors:
         raise UserError(f"config: {_explain(errors[0])}")
     return expanded
@@ -65,6 +82,8 @@ def _explain(error: ValidationError) -> str:
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{where}the key {missing} is missing"
     said = error.schema.get("description", "").strip().split("\n")[0]
+    if error.validator == "not":
+        return f"{where}{error.instance!r} is not allowed; it is: {said}"
     return f"{where}{error.message}" + (f"; it is: {said}" if said else "")
 
 

@@ -28,8 +28,7 @@ rule simulate:
 rule query:
     input:
         unpack(query_inputs),
-        source=simulated(config["query"]["source"])
-        or ancient(config["query"]["source"]),
+        source=config["query"]["source"],
         code=sources("query"),
     output:
         "results/query/{name}.parquet",
@@ -71,8 +70,8 @@ rule catalog:
         ),
         options=flags(config["catalog"]),
         survey=config["survey"],
-        fov=config["cutouts"]["fov"],
+        stamp=flags({"fov": config["cutouts"]["fov"]} if SKY_SPLIT else {}),
     shell:
         "python -m pipeline.catalog {params.tables} {params.options} --survey {params.survey:q}"
-        " --fov {params.fov} --output {output.catalog:q} --funnel {output.funnel:q}"
+        " {params.stamp} --output {output.catalog:q} --funnel {output.funnel:q}"
         " --rejected {output.rejected:q} 2>&1 | tee {log}"

@@ -22,6 +22,7 @@ except UserError as error:
 SHARDS = [f"{number:04d}" for number in range(config["catalog"]["shards"])]
 SPLITS = ["train", "valid", "test", "unlabelled"]
 PICTURES = ["contact-sheet", "sky-map", "funnel", "magnitudes"]
+SKY_SPLIT = config["catalog"]["split"] == "sky"
 OWN_TABLE = config["query"]["engine"] == "table"
 TABLES = ["galaxies"] if OWN_TABLE else ["labelled", "unlabelled", "morphology"]
 
@@ -30,14 +31,9 @@ wildcard_constraints:
     shard=r"\d{4}",
 
 
-def simulated(path):
-    """A path that the rule simulate makes, as an input; nothing for one that is simply there."""
-    return [path] if path.startswith("results/simulate/") else []
-
-
 def archive_below(root):
-    """The simulated archive as an input, if `root` lies in it."""
-    return simulated(root) and ["results/simulate/sas"]
+    """The simulated archive as an input, if `root` lies in it; others are not watched."""
+    return ["results/simulate/sas"] if root.startswith("results/simulate/") else []
 
 
 def catalog_inputs(wildcards):

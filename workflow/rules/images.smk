@@ -17,13 +17,14 @@ rule frames:
         mem_mb=1000,
         runtime=240,
         sdss=1,
+        # no param: how files are fetched may change in the middle of a run and reruns nothing
+        fetching=flags(config["frames"], leave_out=["root", "window"]),
     params:
         root=config["frames"]["root"],
-        options=flags(config["frames"], leave_out=["root", "window"]),
         stamp=flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")}),
     shell:
         "python -m pipeline.frames --galaxies {input.catalog:q} --shard {wildcards.shard}"
-        " --root {params.root:q} {params.options} {params.stamp} --output {output:q}"
+        " --root {params.root:q} {resources.fetching} {params.stamp} --output {output:q}"
         " 2>&1 | tee {log}"
 
 
