@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import shutil
 import tempfile
@@ -33,7 +32,7 @@ from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive, footprint, noise, tables
 from pipeline.survey.archive import Loss
-from pipeline.survey.names import BANDS, Field, frame_path
+from pipeline.survey.names import BANDS, Field, frame_path, mask_path
 
 
 class Made(NamedTuple):
@@ -91,8 +90,8 @@ def _in_order(works, root, recipe, losses, client, scratch) -> Iterator[tuple[in
     ahead = 2 * sum(client.nthreads().values()) + 1
     running: deque = deque()
     for number, work in enumerate(works):
-        path = frame_path(work.field, work.band)
-        known = {path: losses[path]} if path in losses else {}
+        paths = (frame_path(work.field, work.band), mask_path(work.field, work.band))
+        known = {path: losses[path] for path in paths if path in losses}
         running.append(
             client.submit(
                 cut_frame, work, root, recipe, known, scratch / f"{number}.bin", pure=False
@@ -153,9 +152,10 @@ class _Waiting:
             self._lay(planes, band, number, position)
         share = planes.pop("share")
         coverage = share.mean(axis=(1, 2), dtype=np.float64)
-        if not coverage.all():
-            band = BANDS[int(np.argmin(coverage))]
-            return Failed(row, f"the stamp has no pixel in {band}: off the frame, or all NaN there")
+        centre = share[:, side // 2, side // 2]
+        if not centre.all():
+            band = BANDS[int(np.argmin(centre))]
+            return Failed(row, f"its centre is off the frame, or NaN there, in {band}")
         return Made(row, planes, coverage, noises)
 
     def _lay(self, planes, band: int, number: int, position: int) -> None:
@@ -217,14 +217,13 @@ def cut_shard(
     attrs["units"] = "nanomaggy / " + ("stamp pixel" if recipe.conserve_flux else "frame pixel")
     progress = run.Progress(output.stem, len(galaxies), "galaxies")
     with _scratch_folder(output) as scratch, run.whole_file(output) as part:
-        writer = ShardWriter(part, galaxies, recipe.stamp, dtype, recipe.planes, attrs)
-        for result in make_stamps(galaxies, root, recipe, client, scratch, losses):
-            if isinstance(result, Failed):
-                writer.fail(*result)
-            else:
-                writer.append(*result)
-            progress.add()
-        writer.close()
+        with ShardWriter(part, galaxies, recipe.stamp, dtype, recipe.planes, attrs) as writer:
+            for result in make_stamps(galaxies, root, recipe, client, scratch, losses):
+                if isinstance(result, Failed):
+                    writer.fail(*result)
+                else:
+                    writer.append(*result)
+                progress.add()
         if not writer.kept and not keep_empty:
             reason, count = Counter(reason for _, reason in writer.failures).most_common(1)[0]
             raise UserError(
@@ -266,14 +265,6 @@ def read_galaxies(path: str | Path, shard: int | None = None) -> pd.DataFrame:
     return read_shard(path, shard)
 
 
-def losses_of(root: Path) -> dict[str, Loss]:
-    """Why files are not below `root`, as the stage frames left it there."""
-    record = root / archive.LOSSES
-    if not record.is_file():
-        return {}
-    return {path: Loss(**loss) for path, loss in json.loads(record.read_text()).items()}
-
-
 def main(argv: list[str] | None = None) -> None:
     """Cut one shard from the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.cutouts", description=__doc__)
@@ -305,17 +296,19 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     galaxies = read_galaxies(args.galaxies, args.shard)
     with contextlib.ExitStack() as stack:
-        root, losses = archive.local_root(args.archive), {}
-        if root is None:
-            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ugriz-frames-")))
-            losses = gather(galaxies, recipe.stamp.reach, args.archive, root, recipe.mask)
+        folder = archive.local_root(args.archive)
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ugriz-frames-")))
+            losses = gather(galaxies, recipe.stamp.reach, args.archive, folder, recipe.mask)
+            archive.write_record(folder, args.archive, losses)
+        root, losses = archive.read_record(folder)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
         made, lost = cut_shard(
-            galaxies, root, args.output, recipe, client, args.dtype, losses or losses_of(root),
+            galaxies, folder, args.output, recipe, client, args.dtype, losses,
             keep_empty=args.shard is not None,
         )  # fmt: skip
     run.log.info("%s: %d stamps, %d galaxies without one", args.output, made, lost)
-    run.write_provenance(args.output, archive=args.archive, workers=args.workers)
+    run.write_provenance(args.output, archive=root, workers=args.workers)
 
 
 if __name__ == "__main__":

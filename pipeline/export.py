@@ -16,9 +16,10 @@ from pipeline.survey.names import BANDS
 
 COLUMNS = {
     "ObjID": "i8", "dec": "f8", "e_bv": "f4", "ra": "f8", "specObjID": "i8",
-    "specz_redshift": "f4", "specz_redshift_err": "f4",
+    "specz_redshift": "f4", "specz_redshift_err": "f4", "sky_split": "S10",
 }  # fmt: skip
-"""The paper's data sets beside `images`, all of them in each file."""
+"""The paper's data sets beside `images`, all of them in each file; and sky_split where the survey
+was split by sky, since an unlabelled image on the test sky is none to train on."""
 FILES = (*(f"{name}.h5" for name in shard.SPLITS), "README.md", "SHA256SUMS")
 
 
@@ -100,7 +101,8 @@ def _write_splits(part, dataset, content, places, rows, block) -> None:
                 _copy_images(file, place, images, block, progress)
         for name, file in files.items():
             for key, values in columns[name].items():
-                file[key] = values
+                if key != "sky_split" or (values != b"").any():
+                    file[key] = values
     progress.close()
 
 

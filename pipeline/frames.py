@@ -2,7 +2,7 @@
 
 From a folder they are links. Over HTTP they are fetched, checked in full (length, bzip2 CRCs,
 FITS header against the name), and hard-linked out of a cache that all shards share. A file that
-does not come is told in losses.json; its galaxies become failures with that reason.
+does not come is told in frames.json; its galaxies become failures with that reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pipeline.images.gather import gather, read_shard
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive
-from pipeline.survey.archive import LOSSES
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         options = {}
     with run.whole_folder(args.output) as folder:
         losses = gather(galaxies, stamp.reach, args.root, folder, bool(args.mask), **options)
-        run.write_json({path: loss._asdict() for path, loss in losses.items()}, folder / LOSSES)
+        archive.write_record(folder, args.root, losses)
     absent = sum(loss.absent for loss in losses.values())
     run.log.info(
         "%s: frames of %d galaxies; %d files are not in the archive, %d are damaged",

@@ -275,6 +275,7 @@ def _draw_steps(axis: Axes, name: str, steps: list[dict]) -> None:
     for place, step, previous in zip(places, steps, before, strict=True):
         gone = previous - step["count"]
         text = f"{step['count']:,}" + (f"  (\N{MINUS SIGN}{gone:,})" if gone > 0 else "")
+        text += f"  ({step['missing']:,} without)" if step.get("missing") and not gone else ""
         if step.get("paper") is not None:
             text += f"   paper: {step['paper']:,}"
         axis.text(max(previous, step["count"]) + 0.01 * widest, place, text, va="center",

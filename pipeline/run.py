@@ -33,6 +33,7 @@ def start(main: Callable[[list[str] | None], None]) -> None:
     """Run a stage's `main` as a program: log to stderr, exit 1 with one line on a UserError."""
     # what a file has wrong is told once, as a reason, not by a library in its own words
     warnings.filterwarnings("ignore", module=r"astropy\.")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every file otherwise
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )

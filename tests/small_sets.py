@@ -46,19 +46,18 @@ def make_catalog(count: int, shards: int = 2, labelled: float = 0.7, seed: int =
 
 def write_shard(path, galaxies, failed=(), seed=0, dtype="float32", stamp=STAMP, attrs=None):
     """Write one shard of random stamps; rows in `failed` get no stamp but a reason."""
-    writer = ShardWriter(path, galaxies, stamp, dtype, attrs=attrs)
-    for row in range(len(galaxies)):
-        if row in failed:
-            writer.fail(row, "frame is missing" if row % 3 else "frame is truncated")
-            continue
-        random = np.random.default_rng([seed, int(galaxies.objID.iloc[row]) & 0xFFFFFFFF])
-        image = random.normal(0.01, [[[0.05]], [[0.02]], [[0.03]], [[0.04]], [[0.15]]],
-                              (5, stamp.size, stamp.size))  # fmt: skip
-        coverage = np.ones(5)
-        if row % 10 == 9:
-            image[0, :2], coverage[0] = 0, 1 - 2 / stamp.size
-        writer.append(row, {"images": image}, coverage, np.full(5, 0.05))
-    writer.close()
+    with ShardWriter(path, galaxies, stamp, dtype, attrs=attrs) as writer:
+        for row in range(len(galaxies)):
+            if row in failed:
+                writer.fail(row, "frame is missing" if row % 3 else "frame is truncated")
+                continue
+            random = np.random.default_rng([seed, int(galaxies.objID.iloc[row]) & 0xFFFFFFFF])
+            image = random.normal(0.01, [[[0.05]], [[0.02]], [[0.03]], [[0.04]], [[0.15]]],
+                                  (5, stamp.size, stamp.size))  # fmt: skip
+            coverage = np.ones(5)
+            if row % 10 == 9:
+                image[0, :2], coverage[0] = 0, 1 - 2 / stamp.size
+            writer.append(row, {"images": image}, coverage, np.full(5, 0.05))
     return Path(path)
 
 

@@ -164,7 +164,7 @@ def test_a_trailing_slash_of_the_root_is_no_matter(server, tmp_path):
 
 def test_404_is_absent(server, tmp_path):
     losses = archive.deliver(["boss/none.bz2"], server.url, tmp_path / "o", check, tmp_path / "c")
-    assert losses["boss/none.bz2"].absent and "404" in losses["boss/none.bz2"].reason
+    assert losses["boss/none.bz2"] == archive.Loss(True, archive.ABSENT)
     assert stored(tmp_path / "c") == []
 
 

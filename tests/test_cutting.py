@@ -144,7 +144,7 @@ def test_a_bad_mask_is_told_by_its_own_name(root, tmp_path):
     assert report.problem.startswith("fpM-001000-r1-0100.fit.gz: the mask")
     (folder / mask_path(FIELD, "r")).unlink()
     report = cut_frame(work, folder, Recipe(mask=True), {}, tmp_path / "s")
-    assert report.problem.startswith("fpM-001000-r1-0100.fit.gz: not in")
+    assert report.problem.startswith("fpM-001000-r1-0100.fit.gz: the mask is not in")
     assert cut_frame(work, folder, Recipe(), {}, tmp_path / "s").problem is None
 
 

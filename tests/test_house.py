@@ -44,7 +44,8 @@ def imports(path: Path) -> set[str]:
 
 def ours(path: Path) -> set[str]:
     """First part of what a module imports of this package: rooms, stages, run."""
-    return {full.split(".")[1] for full in imports(path) if full.startswith("pipeline.")}
+    parts = {full.split(".")[1] for full in imports(path) if full.startswith("pipeline.")}
+    return parts - {"__version__"}
 
 
 stages = pytest.mark.parametrize("path", [p for p in modules() if is_stage(p)], ids=name)

@@ -68,14 +68,24 @@ def test_a_catalogue_of_positions_alone_is_enough(tmp_path):
 
 
 def test_float16_holds_what_fits_and_refuses_the_rest(tmp_path, galaxies):
-    writer = shard.ShardWriter(tmp_path / "a.h5", galaxies, STAMP, dtype="float16")
     image = np.full((5, STAMP.size, STAMP.size), 0.1234567, dtype=np.float32)
-    writer.append(0, {"images": image}, np.ones(5), np.ones(5))
-    assert writer.file["images"][0, 0, 0, 0] == np.float16(0.1234567)
-    image[2, 3, 4] = -70_000
-    with pytest.raises(UserError, match=f"galaxy {galaxies.objID[1]}: 70000 .* float32"):
+    with (
+        pytest.raises(UserError, match=f"galaxy {galaxies.objID[1]}: 70000 .* float32"),
+        shard.ShardWriter(tmp_path / "a.h5", galaxies, STAMP, dtype="float16") as writer,
+    ):
+        writer.append(0, {"images": image}, np.ones(5), np.ones(5))
+        assert writer.file["images"][0, 0, 0, 0] == np.float16(0.1234567)
+        image[2, 3, 4] = -70_000
         writer.append(1, {"images": image}, np.ones(5), np.ones(5))
-    writer.file.close()
+
+
+def test_a_disk_that_fills_is_an_error_and_no_crash(tmp_path, galaxies, monkeypatch):
+    """/dev/full takes nothing; the file's name is that of the shard."""
+    image = np.ones((5, STAMP.size, STAMP.size), dtype=np.float32)
+    with pytest.raises(OSError, match="No space left") as full:  # noqa: SIM117
+        with shard.ShardWriter("/dev/full", galaxies, STAMP) as writer:
+            writer.append(0, {"images": image}, np.ones(5), np.ones(5))
+    assert full.value.filename == "/dev/full"
 
 
 def spoil(path, change):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline import __version__
 from pipeline.survey.names import BANDS
 
 _CARD = """\
@@ -34,6 +35,8 @@ column 0 east |
 not E(B-V): the name is the paper's. NaN = unknown |
 | `specz_redshift` | (N,) | float32 | | spectroscopic redshift; NaN = none |
 | `specz_redshift_err` | (N,) | float32 | | its error; NaN = none |
+| `sky_split` | (N,) | bytes | | only of a split by sky: whose sky the image lies on (train, \
+valid, test, or border of two); train on images whose value is train |
 
 An image is a tangential (TAN) projection, north up, east left, {fov:g} deg on a side,
 {scale:.5f} arcsec a pixel. The sky is subtracted; Galactic extinction is not corrected. Pixels that
@@ -48,8 +51,9 @@ The pixels' median and MAD (median absolute deviation, without the factor 1.4826
 
 ## Where it comes from
 
-Survey: `{survey}`. Images were resampled from the survey's calibrated, sky-subtracted frames
-({made}). The selection of galaxies, step by step:
+Survey: `{survey}`. Images were resampled from calibrated, sky-subtracted frames (SDSS rerun 301, or
+simulated ones in its format; the archive's address is in the shards' provenance files) by ugriz
+{version}: {made}. The selection of galaxies, step by step:
 
 {funnel}
 
@@ -66,7 +70,7 @@ publishes work with images of SDSS is asked to acknowledge it, for DR12:
 followed by the list of participating institutions that stands there. None of this is needed for a
 simulated survey, which holds no data of SDSS.
 
-Cite what you used:
+Cite what you used of these:
 
 - Hayat et al. 2021, ApJL 911, L33 (arXiv:2012.13083): the data set that these files follow
 - Alam et al. 2015, ApJS 219, 12: SDSS Data Release 12
@@ -96,6 +100,7 @@ def text(content: dict, seed: int) -> str:
     below = content["coverage"]["below_1"]
     return _CARD.format(
         survey=content["survey"] or "unnamed",
+        version=__version__,
         seed=seed,
         **galaxies,
         size=stamp["size"],
@@ -120,7 +125,7 @@ def _making(stamp: dict) -> dict:
     return {
         key: value
         for key, value in stamp.items()
-        if key not in ("bands", "size", "fov_deg", "units")
+        if key not in ("bands", "size", "fov_deg", "units", "planes")
     }
 
 
@@ -139,5 +144,6 @@ def _funnel(funnel: dict | None) -> str:
         for step in steps if any(step["count"] for step in steps) else []:
             paper = "" if step.get("paper") is None else step["paper"]
             name = step["step"].replace("|", "\\|")
+            name += f" ({step['missing']} without)" if step.get("missing") else ""
             lines.append(f"| {sample} | {name} | {step['count']} | {paper} |")
     return "\n".join(lines)

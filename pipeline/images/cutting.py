@@ -13,7 +13,8 @@ from pipeline.images import overlap
 from pipeline.images.engines import ENGINES, MARGIN
 from pipeline.images.geometry import corners, window
 from pipeline.images.stamp import Stamp
-from pipeline.survey import frame, masks
+from pipeline.run import UserError
+from pipeline.survey import archive, frame, masks
 from pipeline.survey.archive import Loss
 from pipeline.survey.frame import BadFrame, Frame
 from pipeline.survey.names import Field, frame_path, mask_path
@@ -28,6 +29,13 @@ class Recipe:
     conserve_flux: bool = False
     variance: bool = False
     mask: bool = False
+
+    def __post_init__(self):
+        if self.variance and self.engine in ("reproject-interp", "reproject-adaptive"):
+            raise UserError(
+                f"variance: engine {self.engine} weighs pixels otherwise than by area, so that its "
+                "variance is not known; take overlap, montage or reproject-exact"
+            )
 
     @property
     def planes(self) -> tuple[str, ...]:
@@ -68,19 +76,12 @@ def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Pat
     `losses` tells why files are not there (path -> Loss); what a frame lacks is reported, never
     raised, so that a bad frame costs its own galaxies only.
     """
-    path = frame_path(work.field, work.band)
     try:
-        data = _read_file(root, path, losses)
-        image = frame.read(data, work.field, work.band)
-        del data
-        flags = None
+        image, flags = _read_frame(work, root, losses), None
         if recipe.mask:
-            path = mask_path(work.field, work.band)
-            flags = masks.read(_read_file(root, path, losses), work.field)
-    except _NotThere as absent:
-        return Report(np.nan, str(absent), absent.absent)
-    except BadFrame as bad:
-        return Report(np.nan, f"{Path(path).name}: {bad}")
+            flags = _read_mask(work, root, losses)
+    except _Lost as lost:
+        return Report(np.nan, str(lost), lost.absent)
     wcs = image.wcs()
     with open(scratch, "wb") as file:
         for ra, dec in work.sky:
@@ -88,21 +89,42 @@ def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Pat
     return Report(image.sky_noise())
 
 
-class _NotThere(Exception):
-    def __init__(self, name: str, loss: Loss):
-        super().__init__(f"{name}: {loss.reason}")
+class _Lost(Exception):
+    """A file that cannot be used: its name and why."""
+
+    def __init__(self, path: str, loss: Loss, kind: str = ""):
+        super().__init__(f"{Path(path).name}: {kind}{loss.reason}")
         self.absent = loss.absent
+
+
+def _read_frame(work: Work, root: Path, losses: dict[str, Loss]) -> Frame:
+    path = frame_path(work.field, work.band)
+    try:
+        return frame.read(_read_file(root, path, losses), work.field, work.band)
+    except BadFrame as bad:
+        raise _Lost(path, Loss(False, str(bad))) from None
+
+
+def _read_mask(work: Work, root: Path, losses: dict[str, Loss]) -> np.ndarray:
+    """The mask; without it the frame is of no use to who asked for masks, absent or not."""
+    path = mask_path(work.field, work.band)
+    try:
+        return masks.read(_read_file(root, path, losses), work.field)
+    except _Lost as lost:
+        raise _Lost(path, Loss(False, str(lost).partition(": ")[2]), "the mask is ") from None
+    except BadFrame as bad:
+        raise _Lost(path, Loss(False, str(bad)), "the mask: ") from None
 
 
 def _read_file(root: Path, path: str, losses: dict[str, Loss]) -> bytes:
     try:
         return (root / path).read_bytes()
     except FileNotFoundError:
-        default = Loss(True, f"not in the archive {root}")
-        raise _NotThere(Path(path).name, losses.get(path, default)) from None
+        default = Loss(True, archive.ABSENT)
+        raise _Lost(path, losses.get(path, default)) from None
     except OSError as error:
         loss = Loss(False, f"cannot be read ({error.strerror})")
-        raise _NotThere(Path(path).name, loss) from None
+        raise _Lost(path, loss) from None
 
 
 def _cut_stamp(

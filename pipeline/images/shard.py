@@ -9,6 +9,8 @@
     photoz (N,)                 the catalogue's, NaN where missing
     petroMag_r (N,)             mag, NaN where missing
     split (N,)                  b"train", b"valid", b"test", b"unlabelled"
+    sky_split (N,)              of a split by sky: whose sky the stamp lies on, b"border" of two;
+                                else b""
     coverage (N, 5)             the share of the stamp that frames cover
     sky_noise (N, 5)            nanomaggies per native pixel, 1.4826 MAD of the own frame
     psf_fwhm (N, 5)             arcsec, NaN where unknown
@@ -22,6 +24,7 @@ nothing is dated, so that the same stamps are the same bytes.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -59,8 +62,41 @@ _PLANES = {"variance": "f4", "mask": "u2"}
 _ATTRIBUTES = ("bands", "size", "fov_deg")
 
 
+class _Disk(io.FileIO):
+    """A file that keeps its first error: HDF5 crashes the process where a write to it fails."""
+
+    error: OSError | None = None
+
+    def write(self, data) -> int:
+        """Write all of `data`, or keep the error."""
+        left = memoryview(data).cast("B")
+        try:
+            while self.error is None and len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = OSError(error.errno, error.strerror, self.name)
+        return memoryview(data).nbytes
+
+    def truncate(self, size=None) -> int:
+        """As a file's, or keep the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or OSError(error.errno, error.strerror, self.name)
+            return size
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
+
+
 class ShardWriter:
-    """Writes a shard row by row; `append` in row order, `fail` at any time, then `close`."""
+    """Writes a shard row by row, as a context: `append` in row order, `fail` at any time.
+
+    Leaving the context without an exception writes the columns. A disk that is full raises
+    OSError, at the next `append` or on leaving.
+    """
 
     def __init__(
         self,
@@ -77,7 +113,8 @@ class ShardWriter:
         """
         self.galaxies, self.kept, self.failures = galaxies, [], []
         self.measured = {name: [] for name in _MEASURED}
-        self.file = h5py.File(path, "w")
+        self.disk = _Disk(path, "w+")
+        self.file = h5py.File(self.disk, "w")
         self.file.attrs.update(
             {"format": FORMAT, "format_version": VERSION, "bands": BANDS,
              "size": stamp.size, "fov_deg": stamp.fov, **(attrs or {})}
@@ -102,6 +139,7 @@ class ShardWriter:
                 check_float16(values, self.galaxies.objID.iloc[row])
             data.resize(at + 1, axis=0)
             data[at] = values
+        self.disk.check()
         self.kept.append(row)
         self.measured["coverage"].append(coverage)
         self.measured["sky_noise"].append(sky_noise)
@@ -110,8 +148,18 @@ class ShardWriter:
         """Record that galaxy `row` has no stamp, and why."""
         self.failures.append((row, reason))
 
-    def close(self) -> None:
-        """Write the columns and close the file."""
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            self._write_columns()
+        self.file.close()
+        self.disk.close()
+        if kind is None:
+            self.disk.check()
+
+    def _write_columns(self) -> None:
         kept = self.galaxies.iloc[self.kept]
         for name, (column, dtype, missing) in _COLUMNS.items():
             self.file[name] = _column(kept, column, dtype, missing)
@@ -120,12 +168,12 @@ class ShardWriter:
             self.file[name] = np.stack(columns, axis=1)
         for name, values in self.measured.items():
             self.file[name] = np.array(values, dtype="f4").reshape(-1, len(BANDS))
-        splits = kept["split"] if "split" in kept else pd.Series("unlabelled", index=kept.index)
-        self.file["split"] = splits.to_numpy(dtype="S10")
-        self._close_failures()
-        self.file.close()
+        self.file["split"] = _splits(kept)
+        sky = kept["sky_split"].fillna("") if "sky_split" in kept else np.full(len(kept), "")
+        self.file["sky_split"] = np.asarray(sky, dtype="S10")
+        self._write_failures()
 
-    def _close_failures(self) -> None:
+    def _write_failures(self) -> None:
         rows = [row for row, _ in sorted(self.failures)]
         lost = self.galaxies.iloc[rows]
         group = self.file.create_group("failed")
@@ -135,6 +183,14 @@ class ShardWriter:
         reasons = [reason.encode("ascii", "replace") for _, reason in sorted(self.failures)]
         width = max((len(reason) for reason in reasons), default=1)
         group["reason"] = np.array(reasons, dtype=f"S{width}")
+
+
+def _splits(kept: pd.DataFrame) -> np.ndarray:
+    """The catalogue's splits; a bare table's galaxies with a redshift are for training."""
+    if "split" in kept:
+        return kept["split"].to_numpy(dtype="S10")
+    labelled = np.isfinite(_column(kept, "z", "f8", np.nan))
+    return np.where(labelled, b"train", b"unlabelled").astype("S10")
 
 
 def _column(table: pd.DataFrame, name: str, dtype: str, missing: object) -> np.ndarray:
@@ -210,7 +266,7 @@ def image_problems(
 
 def schema_problems(file: h5py.File) -> list[str]:
     """As `problems`, without reading the images: names, shapes, types and the columns' values."""
-    names = [*_COLUMNS, *_PER_BAND, *_MEASURED, "split", "images"]
+    names = [*_COLUMNS, *_PER_BAND, *_MEASURED, "split", "sky_split", "images"]
     lost = [f"failed/{name}" for name in ("ObjID", "ra", "dec", "reason")]
     missing = [f"data set {name} is missing" for name in (*names, *lost) if name not in file]
     missing += [f"attribute {name} is missing" for name in _ATTRIBUTES if name not in file.attrs]

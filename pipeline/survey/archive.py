@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +21,11 @@ from urllib.parse import unquote, urlparse
 
 import httpx
 
-from pipeline.run import Progress, UserError
+from pipeline.run import Progress, UserError, write_json
 
-LOSSES = "losses.json"
-"""In a folder of frames: path -> why the file is not there."""
+ABSENT = "not in the archive"
+RECORD = "frames.json"
+"""In a folder of frames: the root they are from, and why files are not there."""
 CHUNK = 1 << 20
 _UNREACHABLE = (
     httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL, httpx.UnsupportedProtocol,
@@ -36,6 +38,21 @@ class Loss(NamedTuple):
 
     absent: bool
     reason: str
+
+
+def write_record(folder: Path, root: str, losses: dict[str, Loss]) -> None:
+    """Leave in a folder of frames where they are from, and which did not come and why."""
+    content = {path: loss._asdict() for path, loss in sorted(losses.items())}
+    write_json({"root": root, "losses": content}, folder / RECORD)
+
+
+def read_record(folder: Path) -> tuple[str, dict[str, Loss]]:
+    """(root, losses) as `write_record` left them; of any other folder itself and no losses."""
+    try:
+        content = json.loads((folder / RECORD).read_text())
+    except FileNotFoundError:
+        return str(folder), {}
+    return content["root"], {path: Loss(**loss) for path, loss in content["losses"].items()}
 
 
 class Damaged(Exception):
@@ -85,6 +102,8 @@ def deliver(
     through `cache` (default: `folder`/.cache), where at most `cache_gb` GB stay.
     """
     paths = list(paths)
+    if not paths:
+        return {}
     here = local_root(root)
     if here is not None:
         return _link_local(paths, here, folder)
@@ -113,7 +132,7 @@ def _link_local(paths: list[str], root: Path, folder: Path) -> dict[str, Loss]:
     for path in paths:
         source = (root / path).resolve()
         if not source.is_file():
-            losses[path] = Loss(True, f"not in the archive {root}")
+            losses[path] = Loss(True, ABSENT)
             continue
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +258,7 @@ class Fetch(NamedTuple):
 
 def _check_status(answer: httpx.Response) -> None:
     if answer.status_code == httpx.codes.NOT_FOUND:
-        raise Absent(f"not in the archive {answer.url.scheme}://{answer.url.host} (404)")
+        raise Absent(ABSENT)
     if answer.status_code != httpx.codes.OK:
         raise Damaged(f"the archive answered {answer.status_code} {answer.reason_phrase}")
 
