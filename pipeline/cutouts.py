@@ -58,11 +58,13 @@ def make_stamps(
     client: Client,
     scratch: Path,
     losses: dict[str, Loss] | None = None,
+    label: str = "cutouts",
 ) -> Iterator[Made | Failed]:
     """Make the stamps of `galaxies` from the frames below `root`, in the table's order.
 
     `galaxies` has ra, dec, run, camcol, field and, where known, rerun, rowc_*, gain_* and
-    darkVariance_*. `scratch` is a folder that the workers of `client` can write to as well.
+    darkVariance_*. `scratch` is a folder that the workers of `client` can write to as well;
+    `label` begins the progress lines.
     """
     losses = losses or {}
     galaxies = galaxies.reset_index(drop=True)
@@ -70,8 +72,11 @@ def make_stamps(
     waiting = _Waiting(galaxies, needs, recipe, scratch)
     sky = galaxies[["ra", "dec"]].to_numpy(dtype="float64")
     works = [_work(key, members, sky, galaxies) for key, members in needs.items()]
+    progress = run.Progress(label, len(works), "frames")
     for number, report in _in_order(works, root, recipe, losses, client, scratch):
+        progress.add()
         yield from waiting.take(number, report)
+    progress.close()
 
 
 def _work(key: tuple[Field, str], members: list, sky: np.ndarray, galaxies: pd.DataFrame) -> Work:
@@ -215,21 +220,19 @@ def cut_shard(
     """
     attrs = {"engine": recipe.engine, "conserve_flux": recipe.conserve_flux}
     attrs["units"] = "nanomaggy / " + ("stamp pixel" if recipe.conserve_flux else "frame pixel")
-    progress = run.Progress(output.stem, len(galaxies), "galaxies")
+    label = f"cutouts {output.stem}"
     with _scratch_folder(output) as scratch, run.whole_file(output) as part:
         with ShardWriter(part, galaxies, recipe.stamp, dtype, recipe.planes, attrs) as writer:
-            for result in make_stamps(galaxies, root, recipe, client, scratch, losses):
+            for result in make_stamps(galaxies, root, recipe, client, scratch, losses, label):
                 if isinstance(result, Failed):
                     writer.fail(*result)
                 else:
                     writer.append(*result)
-                progress.add()
         if not writer.kept and not keep_empty:
             reason, count = Counter(reason for _, reason in writer.failures).most_common(1)[0]
             raise UserError(
                 f"none of {len(galaxies)} galaxies has a stamp; {count} of them: {reason}"
             )
-    progress.close()
     return len(writer.kept), len(writer.failures)
 
 

@@ -8,22 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from pipeline.simulation.plan import Plan, stream
+from pipeline.survey import noise
 from pipeline.survey.names import BANDS, FIELD_STEP, FRAME_SHAPE, Field
-
-GAIN = {
-    1: (1.62, 3.32, 4.71, 5.165, 4.745), 2: (1.825, 3.855, 4.6, 6.565, 5.155),
-    3: (1.59, 3.845, 4.72, 4.86, 4.885), 4: (1.6, 3.995, 4.76, 4.885, 4.775),
-    5: (1.47, 4.05, 4.725, 4.64, 3.48), 6: (2.17, 4.035, 4.895, 4.76, 4.69),
-}  # fmt: skip
-"""Electrons per DN by camera column, u g r i z (SDSS data model, frames)."""
-DARK_VARIANCE = {
-    1: (9.61, 15.6025, 1.8225, 7.84, 0.81), 2: (12.6025, 1.44, 1.00, 6.25, 1.0),
-    3: (8.7025, 1.3225, 1.3225, 4.6225, 1.0), 4: (12.6025, 1.96, 1.3225, 7.5625, 12.6025),
-    5: (9.3025, 1.1025, 0.81, 7.84, 2.1025), 6: (7.0225, 1.8225, 0.9025, 5.0625, 1.21),
-}  # fmt: skip
-"""Variance without light, read noise included [DN^2], for runs after 1500."""
-EARLY_DARK_VARIANCE = {(2, "i"): 5.76, (4, "i"): 6.25, (4, "z"): 9.61, (5, "z"): 1.8225}
-"""What differs in runs before 1500."""
 
 NMGY_PER_DN = dict(zip(BANDS, (0.0104, 0.0038, 0.0052, 0.0069, 0.0368), strict=True))
 SKY_MAG = dict(zip(BANDS, (22.1, 21.85, 20.85, 20.2, 18.95), strict=True))
@@ -55,16 +41,11 @@ class Chip:
 @lru_cache(maxsize=256)
 def chip(plan: Plan, run: int, camcol: int, band: str) -> Chip:
     """The CCD of (camcol, band) with the zero point and the sky of `run`."""
-    place = BANDS.index(band)
-    gain, dark = GAIN[camcol][place], DARK_VARIANCE[camcol][place]
-    if run < 1500:
-        dark = EARLY_DARK_VARIANCE.get((camcol, band), dark)
-    if (camcol, band) == (2, "u") and run < 1100:
-        gain = 1.595
     night, own = stream(plan.seed, "night", run, band), stream(plan.seed, "chip", run, camcol, band)
     nmgy = NMGY_PER_DN[band] * (1 + 0.04 * night.standard_normal() + 0.04 * own.standard_normal())
     sky_mag = SKY_MAG[band] + 0.08 * night.standard_normal()
     sky = PIXEL_AREA * 10 ** (0.4 * (22.5 - sky_mag)) / nmgy
+    gain, dark = noise.gain(run, camcol, band), noise.dark_variance(run, camcol, band)
     return Chip(gain, dark, nmgy, sky, SATURATION[band])
 
 

@@ -16,7 +16,7 @@ rule frames:
     resources:
         mem_mb=1000,
         runtime=240,
-        sdss=1,
+        sdss=int(config["frames"]["root"].startswith("http")),
         # no param: how files are fetched may change in the middle of a run and reruns nothing
         fetching=flags(config["frames"], leave_out=["root", "window"]),
     params:
