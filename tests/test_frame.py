@@ -2,6 +2,7 @@
 
 import bz2
 import re
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -256,3 +257,17 @@ def test_variance_of_negative_counts_is_the_dark_variance(good):
     part = slice(0, 3), slice(0, 3)
     variance = frame.parse(raw, FIELD, "r").variance(*part, gain=4.71, dark=1.8225)
     assert np.allclose(variance, 1.8225 * 0.005**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("program", [None, shutil.which("lbzip2")])
+def test_decompression_is_the_same_with_lbzip2_and_without(program, monkeypatch):
+    monkeypatch.setattr(frame, "LBZIP2", program)
+    raw = np.random.default_rng(0).bytes(1_000_000)
+    whole = bz2.compress(raw)
+    assert frame.decompress(whole) == raw
+    assert frame.decompress(whole + bz2.compress(b"more")) == raw + b"more"
+    flipped = bytearray(whole)
+    flipped[500_000] ^= 4
+    for bad, reason in ((whole[:-9], "truncated"), (bytes(flipped), "damaged"), (b"", "empty")):
+        with pytest.raises(BadFrame, match=reason):
+            frame.decompress(bad)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import bz2
 import math
+import shutil
+import subprocess
 from dataclasses import dataclass
-from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-import rapidgzip
 from astropy.io import fits
 from astropy.wcs import WCS
 from scipy.ndimage import map_coordinates
 
 from pipeline.survey.names import FRAME_SHAPE, Field
 
+LBZIP2 = shutil.which("lbzip2")
 BLOCK = 2880
 """Bytes of a FITS block."""
 _KINDS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "B": "u1", "A": "S1"}
@@ -87,6 +88,9 @@ def read(data: bytes, field: Field, band: str) -> Frame:
 def decompress(data: bytes) -> bytes:
     """Undo bzip2, one stream or several; every block's CRC is checked.
 
+    By the program lbzip2 where it is installed, which takes a fifth less time; what it does not
+    take, or all where it is not, is for the standard library to undo or to refuse.
+
     Raises:
         BadFrame: empty, not bz2, truncated or damaged.
     """
@@ -94,14 +98,10 @@ def decompress(data: bytes) -> bytes:
         raise BadFrame("the file is empty")
     if data[:3] != b"BZh":
         raise BadFrame("the file is not bzip2")
-    try:
-        return rapidgzip.IndexedBzip2File(BytesIO(data), parallelization=1).read()
-    except (RuntimeError, ValueError):
-        return _decompress_slowly(data)
-
-
-def _decompress_slowly(data: bytes) -> bytes:
-    """As `decompress`, by the standard library, which tells truncation from damage."""
+    if LBZIP2:
+        done = subprocess.run([LBZIP2, "-n1", "-dc"], input=data, capture_output=True)
+        if done.returncode == 0:
+            return done.stdout
     try:
         return bz2.decompress(data)
     except (ValueError, EOFError):
