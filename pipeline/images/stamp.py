@@ -48,6 +48,8 @@ class Stamp:
         header["CRVAL1"], header["CRVAL2"] = float(ra), float(dec)
         header["CRPIX1"] = header["CRPIX2"] = (self.size + 1) / 2
         header["CDELT1"], header["CDELT2"] = -self.scale, self.scale
+        # the default at the very pole is 0, which would turn the stamp by half a circle
+        header["LONPOLE"] = 180.0
         # without RADESYS astropy takes EQUINOX = 2000 for FK5, which is 0.06 sigma off
         header["RADESYS"], header["EQUINOX"] = "ICRS", 2000.0
         return header
