@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.images.shard import ShardWriter
+from pipeline.images.shard import ShardWriter, image_problems, schema_problems
 from pipeline.images.stamp import Stamp
 from pipeline.survey.names import BANDS, pack_objid
 
@@ -89,3 +89,8 @@ FUNNEL = {
         ],
     },
 }
+
+
+def problems(file):
+    """All that is wrong with an open shard, in words; what the stage dataset asks of it."""
+    return schema_problems(file) or image_problems(file)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import real_sky
 from small_archive import SKY, SMALL, make_archive, make_galaxies, same_bytes
+from small_sets import problems
 from small_sky import NOISE, Sky, add_gaussian, add_noise, write_frame
 
 from pipeline import cutouts
@@ -87,7 +88,7 @@ def replace(root: Path, step: int, band: str, data: bytes | None) -> Path:
 def cut(galaxies, root, output, recipe=SMALL, client=None, **options):
     made = cutouts.cut_shard(galaxies, root, output, recipe, client or Now(), **options)
     with shard.open_shard(output) as file:
-        assert shard.problems(file) == []
+        assert problems(file) == []
         content = {name: file[name][:] for name in file if name != "failed"}
         content |= {f"failed/{name}": file["failed"][name][:] for name in file["failed"]}
     assert made == (len(content["ObjID"]), len(content["failed/ObjID"]))

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from small_sets import STAMP, make_catalog, write_shard
+from small_sets import STAMP, make_catalog, problems, write_shard
 
 from pipeline.images import shard
 from pipeline.run import UserError
@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path, galaxies):
     path = write_shard(tmp_path / "a.h5", galaxies, failed=(2, 5), attrs={"engine": "overlap"})
     kept = galaxies.drop(index=[2, 5])
     with shard.open_shard(path) as file:
-        assert shard.problems(file) == []
+        assert problems(file) == []
         assert file.attrs["engine"] == "overlap"
         assert file["images"].shape == (18, 5, STAMP.size, STAMP.size)
         assert file["images"].chunks == (1, 5, STAMP.size, STAMP.size)
@@ -55,14 +55,14 @@ def test_an_id_of_19_digits_stays_what_it_is(tmp_path):
 def test_a_shard_of_failures_only_and_one_of_none(tmp_path, galaxies):
     for name, failed in (("all", range(20)), ("none", ())):
         with shard.open_shard(write_shard(tmp_path / f"{name}.h5", galaxies, failed)) as file:
-            assert shard.problems(file) == []
+            assert problems(file) == []
             assert len(file["failed/ObjID"]) == len(failed)
 
 
 def test_a_catalogue_of_positions_alone_is_enough(tmp_path):
     galaxies = pd.DataFrame({"objID": [-7], "ra": [0.1], "dec": [85.0]})
     with shard.open_shard(write_shard(tmp_path / "a.h5", galaxies)) as file:
-        assert shard.problems(file) == []
+        assert problems(file) == []
         assert file["split"][0] == b"unlabelled"
         assert np.isnan(file["specz_redshift"][0]) and np.isnan(file["e_bv"][:]).all()
 
@@ -116,7 +116,7 @@ def test_what_is_wrong_is_said(tmp_path, galaxies, change, words):
     path = write_shard(tmp_path / "a.h5", galaxies)
     spoil(path, change)
     with shard.open_shard(path) as file:
-        assert any(words in problem for problem in shard.problems(file))
+        assert any(words in problem for problem in problems(file))
 
 
 def test_ids_that_went_through_a_float_are_refused(tmp_path, galaxies):
@@ -124,7 +124,7 @@ def test_ids_that_went_through_a_float_are_refused(tmp_path, galaxies):
     ids = galaxies["objID"].to_numpy(dtype=np.float64)
     spoil(path, lambda file: (file.__delitem__("ObjID"), file.__setitem__("ObjID", ids)))
     with shard.open_shard(path) as file:
-        assert shard.problems(file) == ["ObjID is float64, not int64"]
+        assert problems(file) == ["ObjID is float64, not int64"]
 
 
 @pytest.mark.parametrize(

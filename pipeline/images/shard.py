@@ -239,21 +239,13 @@ def open_shard(path: str | Path) -> Iterator[h5py.File]:
         yield file
 
 
-def problems(file: h5py.File) -> list[str]:
-    """What is wrong with an open shard's schema and values, in words; empty if it is right.
-
-    Reads every image, a block at a time.
-    """
-    return schema_problems(file) or image_problems(file)
-
-
 def image_problems(
     file: h5py.File, visit: Callable[[slice, np.ndarray], None] | None = None
 ) -> list[str]:
-    """The part of `problems` that reads the images of a shard whose schema is right.
+    """What is wrong with the images of a shard whose schema is right, in words; empty if nothing.
 
-    Hands each block of finite images on to `visit` (rows, images), so that one pass over the
-    file serves both.
+    Reads every image, a block at a time, and hands each block of finite ones on to `visit`
+    (rows, images), so that one pass over the file serves both.
     """
     bad = 0
     for rows, block in blocks(file):
@@ -265,7 +257,7 @@ def image_problems(
 
 
 def schema_problems(file: h5py.File) -> list[str]:
-    """As `problems`, without reading the images: names, shapes, types and the columns' values."""
+    """What is wrong with a shard's names, shapes, types and columns' values; reads no image."""
     names = [*_COLUMNS, *_PER_BAND, *_MEASURED, "split", "sky_split", "images"]
     lost = [f"failed/{name}" for name in ("ObjID", "ra", "dec", "reason")]
     missing = [f"data set {name} is missing" for name in (*names, *lost) if name not in file]
