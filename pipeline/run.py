@@ -153,7 +153,8 @@ def write_provenance(product: str | os.PathLike, **facts: object) -> None:
 
     Holds the command, versions, host, date and duration, and whatever else a stage passes in.
     """
-    packages = ("numpy", "astropy", "h5py", "pandas", "dask", "reproject", "numba", "snakemake")
+    packages = ("numpy", "astropy", "h5py", "pandas", "dask", "reproject", "numba", "snakemake",
+                "torch", "faiss-cpu")  # fmt: skip
     versions = {"ugriz": _version("ugriz"), "python": platform.python_version()}
     versions |= {name: _version(name) for name in packages}
     record = {

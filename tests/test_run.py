@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -86,6 +87,7 @@ def test_provenance_lies_beside_the_product(tmp_path):
     record = json.loads((tmp_path / "0001.h5.provenance.json").read_text())
     assert record["product"] == "0001.h5" and record["workers"] == 2
     assert record["versions"]["ugriz"] and product.read_bytes() == b"x"
+    assert record["versions"]["torch"] == metadata.version("torch")
 
 
 def test_sha256_of_a_known_text(tmp_path):
