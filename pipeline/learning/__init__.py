@@ -1,0 +1,1 @@
+"""Nets and how they learn: augmentations, batches, MoCo, photo-z (torch)."""
