@@ -1,0 +1,135 @@
+"""The encoder: stamps in nanomaggies -> pooled features; and the projection that MoCo trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipeline.learning.resnet import NETS, ResNet, norms
+from pipeline.run import UserError
+from pipeline.survey.names import BANDS
+
+SCALES = ("none", "asinh")
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder is made of.
+
+    `crop` is the side of its input [pixels], `bin` the side of the squares whose mean becomes one
+    pixel of the net's input. `scale` "asinh" gives the net asinh(x / softening), with `softening`
+    [nanomaggies] for each band: the set's MAD, say.
+    """
+
+    net: str = "resnet50"
+    width: float = 1.0
+    crop: int = 64
+    bin: int = 1
+    scale: str = "none"
+    softening: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        """Refuse what cannot be built.
+
+        Raises:
+            UserError: an unknown net or scale, or numbers that do not fit together.
+        """
+        if self.net not in NETS:
+            raise UserError(f"net: {self.net}; give one of {', '.join(NETS)}")
+        if not 0 < self.width <= 8:
+            raise UserError(f"width: {self.width}; give a number above 0 and up to 8")
+        if self.bin < 1 or self.crop < 1 or self.crop % self.bin:
+            raise UserError(f"bin: {self.bin} does not divide crop {self.crop}; give one that does")
+        if self.crop // self.bin < 8:
+            raise UserError(f"crop {self.crop} binned by {self.bin} leaves {self.crop // self.bin} "
+                            "px; the nets need 8 at least")  # fmt: skip
+        if self.scale not in SCALES:
+            raise UserError(f"scale: {self.scale}; give one of {', '.join(SCALES)}")
+        self._check_softening()
+
+    def _check_softening(self) -> None:
+        if self.scale == "none":
+            return
+        if self.softening is None:
+            raise UserError("scale: asinh needs the bands' MAD; give a dataset.json, which has it")
+        if len(self.softening) != len(BANDS) or not min(self.softening) > 0:
+            raise UserError(f"softening: {self.softening}; give five numbers above 0")
+
+    def to_dict(self) -> dict:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping) -> EncoderSpec:
+        """The inverse of `to_dict`."""
+        content = dict(content)
+        if content.get("softening") is not None:
+            content["softening"] = tuple(content["softening"])
+        return cls(**content)
+
+
+class Encoder(nn.Module):
+    """Images (n, 5, crop, crop) [nanomaggies] -> pooled features (n, feature_dim).
+
+    `net` is the ResNet, with torchvision's names. `groups`: see `GroupedBatchNorm`.
+    """
+
+    def __init__(self, spec: EncoderSpec, groups: int = 1):
+        super().__init__()
+        self.spec = spec
+        self.net = ResNet(spec.net, spec.width, groups)
+        self._lay_out(groups)
+        self.feature_dim = self.net.feature_dim
+        softening = torch.tensor(spec.softening or (1.0,) * len(BANDS), dtype=torch.float64)
+        self.register_buffer("softening", softening.float()[:, None, None], persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features of `images`; dereddened or not as the encoder was trained."""
+        if self.spec.bin > 1:
+            images = functional.avg_pool2d(images, self.spec.bin)
+        if self.spec.scale == "asinh":
+            images = torch.asinh(images / self.softening)
+        return self.net(images.contiguous(memory_format=self._layout))
+
+    def set_groups(self, groups: int) -> None:
+        """Take batch statistics over `groups` groups of a batch from now on."""
+        self._lay_out(groups)
+        for norm in norms(self):
+            norm.groups = groups
+
+    def _lay_out(self, groups: int) -> None:
+        """Channels last is 1.5 times faster on a CPU; normalising in groups would undo it."""
+        self._layout = torch.contiguous_format if groups > 1 else torch.channels_last
+        self.net.to(memory_format=self._layout)
+
+
+class Projection(nn.Sequential):
+    """MoCo v2's head: Linear(feature_dim, hidden), ReLU, Linear(hidden, dim).
+
+    Chen et al. 2020 (arXiv:2003.04297); `hidden` is feature_dim where it is not given.
+    """
+
+    def __init__(self, feature_dim: int, dim: int = 128, hidden: int | None = None):
+        hidden = hidden or feature_dim
+        super().__init__(nn.Linear(feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor]) -> Projection:
+        """The head whose `state_dict` is `state`, its sizes taken from the shapes."""
+        hidden, feature_dim = state["0.weight"].shape
+        head = cls(feature_dim, state["2.weight"].shape[0], hidden)
+        head.load_state_dict(state)
+        return head
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this, torch's draws on the CPU follow from `seed`; its own state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
