@@ -1,0 +1,190 @@
+"""Predictions of all runs -> metrics with intervals, tables and figures of photo-z.
+
+python -m pipeline.evaluate --predictions results/train/photoz --catalog results/catalog.parquet
+    --output results/evaluate/photoz
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import metrics, run
+from pipeline.evaluation import figures, tables
+from pipeline.evaluation.bins import VARIABLES, scores_in_bins
+from pipeline.evaluation.efficiency import label_efficiency
+from pipeline.evaluation.predictions import Prediction, Sample, read_sample
+from pipeline.evaluation.scores import (
+    CATALOGUE,
+    ENSEMBLE,
+    MEASURES,
+    Bootstrap,
+    Cell,
+    Scored,
+    cells,
+    difference,
+    differences,
+    measure,
+    number,
+    score,
+)
+
+FORMAT, VERSION = "ugriz-evaluation", 1
+
+
+def evaluate(sample: Sample, how: Bootstrap) -> dict:
+    """Score every run, and the catalogue, on the test galaxies: the content of metrics.json.
+
+    Keys: `test_galaxies` (counts), `catalogue` (with and without a photo-z), `labels` (training
+    galaxies at fraction 1), `bootstrap`, and lists of rows: `runs` (a trained model each, the
+    ensemble and the catalogue: their measures, and Kolmogorov-Smirnov and chi^2 tests of their
+    PIT), `scores` (a start and fraction each, mean over seeds, with
+    value, low and high of each measure), `differences` (paired; `of` minus `minus`, with p and
+    excludes_zero), `label_efficiency`, `bins`. Measures are sigma_mad, eta (a fraction), bias,
+    crps and pit_spread (`metrics`); null is what cannot be known. The catalogue's PDF is taken
+    to be a Gaussian of its stated error.
+    """
+    chosen = cells(sample)
+    members = sum(len(cell.seeds) for cell in chosen)
+    progress = run.Progress("evaluate: bootstrap", 3 * members * how.number, "resamples")
+    scored = score(sample, chosen, how, progress=progress)
+    progress.close()
+    known = sample.has_catalogue
+    content = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "test_galaxies": sample.counts,
+        "catalogue": {"with": int(known.sum()), "without": int(np.sum(~known))},
+        "labels": sample.labels,
+        "bootstrap": {"resamples": how.number, "seed": how.seed, "level": metrics.LEVEL},
+        "runs": _run_rows(sample),
+        "scores": [_score_row(one, sample.labels) for one in scored],
+        "differences": differences(scored),
+        "label_efficiency": label_efficiency(scored, sample.labels),
+    }
+    in_bins = largest(chosen)
+    if known.any():
+        own, theirs = _with_catalogue(sample, scored, how)
+        content["scores"].append(_score_row(theirs, sample.labels))
+        content["differences"] += [difference(one, theirs) for one in own]
+        in_bins.append(theirs.cell)
+    progress = run.Progress("evaluate: bins", len(VARIABLES) * len(in_bins), "columns")
+    content["bins"] = scores_in_bins(sample, in_bins, how, progress)
+    progress.close()
+    return content
+
+
+def largest(chosen: list[Cell]) -> list[Cell]:
+    """Of each start the cell with the most labels: no choice that looks at the test galaxies."""
+    return list({cell.start: cell for cell in chosen}.values())
+
+
+def _with_catalogue(sample: Sample, scored: list[Scored], how: Bootstrap):
+    """(every cell, the catalogue) scored on the galaxies that have a photo-z in the catalogue."""
+    known = sample.has_catalogue
+    theirs = score(sample, [Cell(CATALOGUE, None, (0,), (sample.catalogue,))], how, known)[0]
+    if known.all():
+        return scored, theirs
+    run.log.info(
+        "evaluate: %d of %d test galaxies have no photo-z in the catalogue; it is compared on "
+        "the others", np.sum(~known), len(known),
+    )  # fmt: skip
+    chosen = [one.cell for one in scored]
+    members = sum(len(cell.seeds) for cell in chosen)
+    progress = run.Progress("evaluate: against the catalogue", 3 * members * how.number,
+                            "resamples")  # fmt: skip
+    own = score(sample, chosen, how, known, progress)
+    progress.close()
+    return own, theirs
+
+
+def _run_rows(sample: Sample) -> list[dict]:
+    rows = [_run_row(sample, key._asdict(), one) for key, one in sample.runs.items()]
+    for start, prediction in ((ENSEMBLE, sample.ensemble), (CATALOGUE, sample.catalogue)):
+        if prediction is not None and np.isfinite(prediction.z_phot).any():
+            about = {"start": start, "fraction": None, "seed": None}
+            rows.append(_run_row(sample, about, prediction))
+    return rows
+
+
+def _run_row(sample: Sample, about: dict, prediction: Prediction) -> dict:
+    """Measures of one prediction, over the galaxies it has, and the tests of its PIT."""
+    rows = np.isfinite(prediction.z_phot)
+    values = map(number, measure(sample, prediction, rows))
+    pit = prediction.pit[rows]
+    tests = asdict(metrics.pit_uniformity(pit)) if np.all(np.isfinite(pit)) else {}
+    return {
+        **about,
+        **dict(zip(MEASURES, values, strict=True)),
+        **{f"pit_{name}": number(value) for name, value in tests.items()},
+    }
+
+
+def _score_row(scored: Scored, labels: int) -> dict:
+    cell = scored.cell
+    return {
+        "start": cell.start,
+        "fraction": cell.fraction,
+        "labels": None if cell.fraction is None else round(cell.fraction * labels),
+        "seeds": list(cell.seeds) if cell.fraction is not None else [],
+        "galaxies": scored.galaxies,
+        "measures": scored.estimates(),
+    }
+
+
+def write(sample: Sample, content: dict, folder: str | Path) -> None:
+    """Write metrics.json, table.md, scores.csv and the figures to `folder`, each whole."""
+    folder = Path(folder)
+    for name, text in (("table.md", tables.to_markdown(content)),
+                       ("scores.csv", tables.to_csv(content))):  # fmt: skip
+        with run.whole_file(folder / name) as part:
+            part.write_text(text)
+    shown = largest(cells(sample))
+    if sample.has_catalogue.any():
+        shown.append(Cell(CATALOGUE, None, (0,), (sample.catalogue,)))
+    figures.fig2(content, folder / "fig2.png")
+    figures.redshifts(sample, shown, folder / "redshifts.png")
+    figures.residuals(content, ("z", "r"), folder / "residuals.png")
+    figures.residuals(content, ("e_bv", "seeing"), folder / "residuals-sky.png")
+    figures.pit(sample, shown, folder / "pit.png")
+    run.write_json(content, folder / "metrics.json")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description="Score the photo-z of all runs on the test galaxies, with bootstrap "
+        "intervals: metrics.json, table.md, scores.csv and figures.",
+    )
+    add = parser.add_argument
+    add(
+        "--predictions",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="START/FRACTION-SEED/predictions.parquet of each run, or folders with such below",
+    )
+    add("--catalog", required=True, help="the catalogue, with its own photo-z")
+    add("--photoz", help="photo-z catalogue of an ensemble, another row of the table")
+    add("--output", required=True, metavar="DIR", help="folder to write to")
+    add("--bootstrap", type=int, default=2000, help="resamples behind an interval (2000)")
+    add("--seed", type=int, default=0, help="seed of the resamples (0)")
+    args = parser.parse_args(argv)
+    if args.bootstrap < 100:
+        raise run.UserError(f"--bootstrap {args.bootstrap}: an interval needs 100 at least")
+    if args.seed < 0:
+        raise run.UserError(f"--seed {args.seed}: must be 0 or more")
+    sample = read_sample(args.predictions, args.catalog, args.photoz)
+    content = evaluate(sample, Bootstrap(args.bootstrap, args.seed))
+    write(sample, content, args.output)
+    run.write_provenance(args.output, predictions=len(sample.runs))
+    for row in content["scores"]:
+        run.log.info("evaluate: %s", tables.one_line(row))
+
+
+if __name__ == "__main__":
+    run.start(main)

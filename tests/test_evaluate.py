@@ -1,0 +1,136 @@
+import csv
+import json
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from small_predictions import make_catalog, write_run, write_runs
+
+from pipeline import evaluate
+from pipeline.evaluation.predictions import read_sample
+from pipeline.evaluation.scores import Bootstrap
+from pipeline.run import UserError
+
+FIGURES = ("fig2", "redshifts", "residuals", "residuals-sky", "pit")
+
+
+def evaluated(folder, paths, *more, output="out"):
+    evaluate.main([
+        "--predictions", *map(str, paths), "--catalog", str(folder / "catalog.parquet"),
+        "--output", str(folder / output), "--bootstrap", "200", *more,
+    ])  # fmt: skip
+    return json.loads((folder / output / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """40 test galaxies, three fractions, one seed: (folder, prediction files, metrics.json)."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    catalog = make_catalog(folder / "catalog.parquet", 40)
+    paths = write_runs(folder / "train", catalog)
+    return folder, paths, evaluated(folder, paths)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_start_and_fraction_and_the_catalogue_have_a_row(made):
+    scores = made[2]["scores"]
+    assert [(row["start"], row["fraction"], row["labels"]) for row in scores] == [
+        *((start, fraction, round(240 * fraction))
+          for start in ("supervised", "moco") for fraction in (0.05, 0.25, 1.0)),
+        ("catalogue", None, None),
+    ]  # fmt: skip
+    assert [row["galaxies"] for row in scores] == [40] * 6 + [36]
+    assert made[2]["catalogue"] == {"with": 36, "without": 4}
+
+
+def test_comparisons_with_the_catalogue_take_the_galaxies_that_it_knows(made):
+    found = made[2]["differences"]
+    assert [(row["of"], row["minus"], row["galaxies"]) for row in found[:4]] == [
+        ("moco 0.05", "supervised 0.05", 40),
+        ("moco 0.25", "supervised 0.25", 40),
+        ("moco 1", "supervised 1", 40),
+        ("supervised 0.05", "catalogue", 36),
+    ]
+    assert len(found) == 9
+
+
+def test_runs_tell_their_pit(made):
+    runs = made[2]["runs"]
+    assert [row["start"] for row in runs] == ["moco"] * 3 + ["supervised"] * 3 + ["catalogue"]
+    for row in runs:
+        assert 0 < row["pit_ks"] < 1 and 0 <= row["pit_ks_p"] <= 1
+        assert row["pit_bins"] == (7 if row["start"] == "catalogue" else 8)
+
+
+def test_tables_say_what_the_numbers_are(made):
+    folder, _, content = made
+    text = (folder / "out" / "table.md").read_text()
+    assert "40 test galaxies compared" in text and "4 without a photo-z in the catalogue" in text
+    sigma = content["scores"][0]["measures"]["sigma_mad"]
+    assert f"{sigma['value']:.5f} [{sigma['low']:.5f}, {sigma['high']:.5f}]" in text
+    rows = list(csv.DictReader((folder / "out" / "scores.csv").open()))
+    assert len(rows) == 7 and float(rows[0]["sigma_mad_low"]) == sigma["low"]
+    assert rows[6]["start"] == "catalogue" and rows[6]["fraction"] == ""
+
+
+def test_figures_are_drawn(made):
+    for name in FIGURES:
+        image = matplotlib.image.imread(made[0] / "out" / f"{name}.png")
+        assert image.shape[1] > 500 and len(np.unique(image[..., 0])) > 10
+
+
+def test_the_same_predictions_give_the_same_bytes(made):
+    folder, paths, _ = made
+    evaluated(folder, paths[::-1], output="again")
+    first, second = contents(folder / "out"), contents(folder / "again")
+    assert first == second and len(first) == 3 + len(FIGURES)
+
+
+def test_what_the_runs_are_not_tested_on_changes_nothing(made, tmp_path):
+    folder, paths, content = made
+    shutil.copytree(folder / "train", tmp_path / "train")
+    shutil.copy(folder / "catalog.parquet", tmp_path)
+    for path in (tmp_path / "train").rglob("*.parquet"):
+        table = pd.read_parquet(path)
+        table.loc[table["split"] == "valid", "z_phot"] = 9.0
+        table.to_parquet(path, index=False)
+    sample = read_sample([tmp_path / "train"], tmp_path / "catalog.parquet")
+    assert evaluate.evaluate(sample, Bootstrap(200, 0)) == content
+
+
+def test_one_run_without_a_catalogues_photoz_is_enough(tmp_path):
+    catalog = make_catalog(tmp_path / "catalog.parquet", 12)
+    catalog[["objID", "split"]].to_parquet(tmp_path / "catalog.parquet", index=False)
+    path = write_run(tmp_path / "train", catalog, "moco", 1, 0, 0.01)
+    content = evaluated(tmp_path, [path])
+    assert len(content["scores"]) == 1
+    assert not content["differences"] and not content["label_efficiency"] and not content["bins"]
+    assert len(contents(tmp_path / "out")) == 3 + len(FIGURES)
+    assert "nothing to compare" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_one_test_galaxy_has_no_interval(tmp_path):
+    catalog = make_catalog(tmp_path / "catalog.parquet", 1, training=30)
+    path = write_run(tmp_path / "train", catalog, "moco", 1, 0, 0.01)
+    measures = evaluated(tmp_path, [path])["scores"][0]["measures"]
+    assert measures["sigma_mad"] == {"value": 0.0, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (("--bootstrap", "20"), "--bootstrap 20: an interval needs 100 at least"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--photoz", "nowhere.parquet"), "nowhere.parquet: no such file"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_written(made, more, text):
+    folder, paths, _ = made
+    with pytest.raises(UserError, match=text):
+        evaluated(folder, paths, *more, output="refused")
+    assert not (folder / "refused").exists()

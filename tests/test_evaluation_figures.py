@@ -1,0 +1,67 @@
+"""The figures of evaluate: what is drawn lies on the canvas, and fills it."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+from small_predictions import make_catalog, write_run, write_runs
+
+from pipeline import evaluate
+from pipeline.evaluation.predictions import read_sample
+from pipeline.evaluation.scores import Bootstrap
+
+FIGURES = ("fig2", "redshifts", "residuals", "residuals-sky", "pit")
+PAPERS = (0.025, 0.0625, 0.125, 0.25, 0.375, 0.625, 0.75, 0.875, 1.0)
+
+
+def worse_and_better(folder, catalog):
+    """Starts that are bounds on both sides of the supervised curve, with long names."""
+    for fraction in (0.25, 0.5, 1.0):
+        write_run(folder, catalog, "supervised", fraction, 0, 0.01 * fraction**-0.3)
+        write_run(folder, catalog, "worse than supervised", fraction, 0, 0.03)
+        write_run(folder, catalog, "better than supervised", fraction, 0, 0.006)
+
+
+def single_run(folder, catalog):
+    write_run(folder, catalog, "moco", 1, 0, 0.01)
+
+
+def paper(folder, catalog):
+    write_runs(folder, catalog, PAPERS)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(worse_and_better, 38, True), (paper, 200, True), (paper, 60, False),
+            (single_run, 12, False)],
+    ids=["three starts", "the paper's fractions", "no photo-z in the catalogue", "one run"],
+)  # fmt: skip
+def drawn(request, tmp_path_factory):
+    """Figure name -> a mask of what is not white."""
+    write, count, photoz = request.param
+    folder = tmp_path_factory.mktemp("figures")
+    catalog = make_catalog(folder / "catalog.parquet", count)
+    if not photoz:
+        catalog.drop(columns="photoz").to_parquet(folder / "catalog.parquet", index=False)
+    write(folder / "train", catalog)
+    sample = read_sample([folder / "train"], folder / "catalog.parquet")
+    evaluate.write(sample, evaluate.evaluate(sample, Bootstrap(100, 0)), folder)
+    return {
+        name: matplotlib.image.imread(folder / f"{name}.png")[..., :3].min(axis=2) < 0.98
+        for name in FIGURES
+    }
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_runs_over_the_edge_of_a_figure(drawn, name):
+    ink = drawn[name]
+    assert not ink[[0, -1]].any() and not ink[:, [0, -1]].any()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_panels_fill_a_figure(drawn, name):
+    ink = drawn[name]
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    # the line of the horizontal axes, which ends with the last panel
+    axis = max(np.flatnonzero(line)[-1] for line in ink if line.mean() > 0.5)
+    assert axis > 0.96 * ink.shape[1] and columns[0] < 0.04 * ink.shape[1]
+    assert rows[0] < 0.08 * ink.shape[0] and rows[-1] > 0.92 * ink.shape[0]
