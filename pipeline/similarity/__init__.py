@@ -1,0 +1,1 @@
+"""Vectors of galaxies: their file, nearest neighbours, outliers (NumPy and faiss)."""

@@ -1,0 +1,153 @@
+"""The file of representations that `embed` writes and `search` reads (HDF5).
+
+    ObjID (N,)                  int64
+    contrastive (N, 128)        unit length, where the encoder has its projection head
+    pooled (N, D)               the encoder's output, as it is
+    ra, dec (N,)                deg
+    z, photoz, petroMag_r (N,)  NaN where missing; photoz is the catalogue's
+    split (N,)                  b"train", b"valid", b"test", b"unlabelled"
+Attributes: format, format_version, crop (pixels that the encoder sees), and what else the stage
+says of the encoder and the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from pipeline.run import UserError, log
+
+FORMAT = "ugriz-vectors"
+VERSION = 1
+KINDS = ("contrastive", "pooled")
+_NUMBERS = ("ra", "dec", "z", "photoz", "petroMag_r")
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One kind of vector of every galaxy of a set."""
+
+    path: Path
+    table: pd.DataFrame
+    """objID int64, ra, dec [deg], z, photoz, petroMag_r (NaN missing), split; a row a galaxy."""
+    unit: np.ndarray
+    """(N, D) float32 of unit length (0 where the net gave nothing but zeros)."""
+    kind: str
+    """"contrastive" or "pooled"."""
+    attrs: dict
+    """What the file says of the encoder and the input."""
+
+    @property
+    def crop(self) -> int:
+        """Pixels on a side of what the encoder sees."""
+        return int(self.attrs["crop"])
+
+    def positions(self) -> np.ndarray:
+        """RA and Dec [deg] of every galaxy, (N, 2)."""
+        return self.table[["ra", "dec"]].to_numpy()
+
+
+class VectorWriter:
+    """Writes a file of vectors, block by block in row order."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        table: pd.DataFrame,
+        sizes: Mapping[str, int],
+        dtype: str = "float32",
+        attrs: Mapping[str, object] | None = None,
+    ):
+        """Create `path` for the galaxies of `table`; `sizes` gives the length of each kind."""
+        self.file = h5py.File(path, "w")
+        self.file.attrs.update({"format": FORMAT, "format_version": VERSION, **(attrs or {})})
+        self.file["ObjID"] = table["objID"].to_numpy(np.int64)
+        for name in _NUMBERS:
+            self.file[name] = table[name].to_numpy(np.float64)
+        self.file["split"] = table["split"].to_numpy("S10")
+        for kind, size in sizes.items():
+            self.file.create_dataset(kind, (len(table), size), dtype)
+
+    def write(self, first: int, vectors: Mapping[str, np.ndarray]) -> None:
+        """Put a block of each kind at the rows from `first` on."""
+        for kind, block in vectors.items():
+            self.file[kind][first : first + len(block)] = block
+
+    def __enter__(self) -> VectorWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+def read_vectors(path: str | Path, kind: str | None = None) -> Vectors:
+    """The vectors of `kind` of every galaxy, at unit length; without it contrastive, or pooled.
+
+    Where the file has no contrastive vectors (the encoder came without a projection head) the
+    pooled ones are taken, and a line says so.
+
+    Raises:
+        UserError: no such file, no file of vectors, none of that kind, or spoilt ones.
+    """
+    with _open(path) as file:
+        if kind is None:
+            kind = "contrastive" if "contrastive" in file else "pooled"
+            if kind == "pooled":
+                log.info("%s: no contrastive vectors; the pooled ones are compared", path)
+        if kind not in file:
+            there = " and ".join(name for name in KINDS if name in file)
+            raise UserError(f"{path}: no {kind} vectors; it has {there}")
+        table = pd.DataFrame({"objID": file["ObjID"][:]})
+        for name in _NUMBERS:
+            table[name] = file[name][:]
+        table["split"] = file["split"].asstr()[:].astype(object)
+        unplaced = table["objID"][~np.isfinite(table[["ra", "dec"]]).all(axis=1)]
+        if len(unplaced):
+            raise UserError(f"{path}: galaxy {unplaced.iloc[0]} has no ra or dec; mend its images' "
+                            "file and run embed anew")  # fmt: skip
+        unit = _unit(path, file[kind], table["objID"].to_numpy())
+        attrs = {name: value for name, value in file.attrs.items()}
+    return Vectors(Path(path), table, unit, kind, attrs)
+
+
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the rule embed for it") from None
+    except OSError:
+        raise UserError(f"{path}: cannot be read as HDF5; give a file that embed wrote") from None
+    with file:
+        if file.attrs.get("format") != FORMAT:
+            raise UserError(f"{path}: not a file of vectors (no format = {FORMAT}); run embed")
+        version = file.attrs.get("format_version")
+        if version != VERSION:
+            raise UserError(
+                f"{path}: vectors of format {version}, this ugriz reads {VERSION}; run embed anew"
+            )
+        missing = [name for name in ("ObjID", *_NUMBERS, "split", "pooled") if name not in file]
+        missing += [name for name in ("crop",) if name not in file.attrs]
+        if missing:
+            raise UserError(f"{path}: {missing[0]} is missing; run embed anew")
+        yield file
+
+
+def _unit(path, data: h5py.Dataset, objid: np.ndarray) -> np.ndarray:
+    """Vectors scaled to unit length, read a block at a time: one array in memory, float32."""
+    unit = np.empty(data.shape, np.float32)
+    for first in range(0, len(unit), _BLOCK):
+        block = data[first : first + _BLOCK].astype(np.float64)
+        length = np.linalg.norm(block, axis=1, keepdims=True)
+        if not np.isfinite(length).all():
+            bad = objid[first + int(np.argmin(np.isfinite(length)))]
+            raise UserError(f"{path}: the vector of galaxy {bad} is not finite; run embed anew")
+        unit[first : first + _BLOCK] = block / np.where(length > 0, length, 1)
+    return unit
