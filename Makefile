@@ -1,4 +1,4 @@
-# make demo: the embedded survey from SQL to checked shards and figures. make test: every test.
+# make demo: the embedded survey from SQL to redshifts and figures. make test: every test.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 demo: setup
 	snakemake --cores all
-	@echo "Look at results/dataset.json and the figures in results/pictures/"
+	@echo "Look at results/pictures/, results/evaluate/photoz/ and results/search/moco/"
 
 test: setup
 	python -m pytest -n auto --dist loadfile
@@ -21,6 +21,7 @@ lint: setup
 
 benchmark: setup
 	python benchmarks/cutouts.py
+	python benchmarks/reading.py
 
 setup: $(VENV)/.ready
 

@@ -11,6 +11,8 @@ configfile: f"{workflow.basedir}/config.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/catalog.smk"
 include: "workflow/rules/images.smk"
+include: "workflow/rules/learning.smk"
+include: "workflow/rules/evaluation.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -21,3 +23,4 @@ rule all:
     input:
         "results/dataset.json",
         expand("results/pictures/{picture}.png", picture=PICTURES),
+        [PRODUCTS[goal] for goal in config["goals"]],

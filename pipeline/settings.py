@@ -40,7 +40,7 @@ _Validator = validators.extend(
 
 
 def checked(config: Mapping) -> dict:
-    """`config` with environment variables put in, checked against the schema.
+    """`config` with environment variables put in, checked against the schema and in itself.
 
     Raises:
         UserError: the first thing that is wrong, with its key and what is allowed.
@@ -50,7 +50,19 @@ def checked(config: Mapping) -> dict:
     errors = sorted(_Validator(schema).iter_errors(expanded), key=lambda error: list(error.path))
     if errors:
         raise UserError(f"config: {_explain(errors[0])}")
+    _check_photoz(expanded)
     return expanded
+
+
+def _check_photoz(config: Mapping) -> None:
+    """The catalogue's models are among those that are trained; a schema cannot say it."""
+    for key, many in (("start", "starts"), ("fraction", "fractions")):
+        wanted, trained = config["photoz"][key], config["train"][many]
+        if wanted not in trained:
+            raise UserError(
+                f"config: photoz: {key}: {wanted} is none of train: {many} "
+                f"({', '.join(map(str, trained))}); choose one of them, or add it there"
+            )
 
 
 def _expand(value: object, path: tuple[str, ...]) -> object:

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pipeline"
-ROOMS = ("survey", "images", "learning", "simulation")
+ROOMS = ("survey", "images", "learning", "similarity", "evaluation", "simulation")
 SHARED = ("run", "metrics", "settings")
 """Modules beside the stages that any stage may import, and that import no stage."""
 MAY_SEE = {
     "survey": {"survey", "run"},
     "images": {"images", "survey", "run"},
     "learning": {"learning", "images", "survey", "run", "metrics"},
+    "similarity": {"similarity", "images", "survey", "run"},
+    "evaluation": {"evaluation", "metrics", "images", "survey", "run"},
     "simulation": {"simulation", "survey", "run"},
 }
 TRAIN = {"pretrain", "train", "photoz", "embed", "learning"}

@@ -13,7 +13,16 @@ from pipeline import settings
 from pipeline.run import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export"]
+STAGES = [
+    "simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export",
+    "pretrain", "train", "photoz", "embed", "search", "evaluate",
+]  # fmt: skip
+
+NO_FLAGS = {
+    ("frames", "window"), ("query", "fields"), ("train", "starts"), ("train", "seeds"),
+    ("photoz", "start"), ("photoz", "fraction"),
+}  # fmt: skip
+"""Keys that are the workflow's alone."""
 
 
 @pytest.fixture
@@ -77,6 +86,28 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(config, path, 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("photoz", "start"), "simclr", "photoz: start: simclr is none of train: starts (superv"),
+        (("photoz", "fraction"), 0.7, "photoz: fraction: 0.7 is none of train: fractions (0.25, "),
+        (("train", "starts"), ["supervised"], "photoz: start: moco is none of train: starts (sup"),
+        (("train", "fractions"), [0.25], "photoz: fraction: 1 is none of train: fractions (0.25)"),
+    ],
+)
+def test_a_catalogue_of_models_that_are_not_trained_is_refused(config, path, value, says):
+    put(config, path, value)
+    with pytest.raises(UserError) as refused:
+        settings.checked(config)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_fraction_may_be_written_as_1_or_as_1_0(config):
+    put(config, ("photoz", "fraction"), 1.0)
+    assert settings.checked(config)["photoz"]["fraction"] == 1
+
+
 def test_a_key_that_is_missing_is_named(config):
     del config["frames"]["root"]
     with pytest.raises(UserError, match="frames: the key root is missing"):
@@ -115,7 +146,7 @@ def test_every_config_key_is_a_flag_of_its_stage(stage, config):
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     for key in config.get(stage, {}):
-        if (stage, key) not in {("frames", "window"), ("query", "fields")}:
+        if (stage, key) not in NO_FLAGS:
             assert f"--{key.replace('_', '-')}" in done.stdout, key
 
 

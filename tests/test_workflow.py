@@ -7,10 +7,8 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,43 +17,29 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import small_workflow
 import yaml
 
 from benchmarks import light
 from pipeline import settings
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE = [
-    "Snakefile",
-    "config.yaml",
-    "pipeline",
-    "workflow",
-    "queries",
-    "surveys",
-    "profiles",
-    "envs",
-]
 OVERLAY = {
     "simulate": {"camcols": [3], "galaxies_per_field": 60, "stars_per_field": 25},
     "catalog": {"shards": 2},
     "cutouts": {"variance": True},
+    "goals": [],
 }
 STAGES = ["simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export"]
 
 
 def snakemake(
     house: Path, folder: Path, *words: str, overlay: dict = OVERLAY
-) -> subprocess.CompletedProcess:
-    """Run the Snakefile of `house` in `folder`, as a user would."""
-    words = command(folder, *words, overlay=overlay)
-    return subprocess.run(words, cwd=house, capture_output=True, text=True)
+) -> subprocess.CompletedProcess[str]:
+    return small_workflow.snakemake(house, folder, *words, overlay=overlay)
 
 
-def command(folder: Path, *words: str, overlay: dict = OVERLAY) -> list[str]:
-    file = folder / "overlay.yaml"
-    file.write_text(yaml.safe_dump(overlay))
-    words = (*words, "--directory", str(folder), "--configfile", str(file))
-    return [str(Path(sys.executable).with_name("snakemake")), *words]
+def rules_to_rerun(house: Path, folder: Path) -> set[str]:
+    return small_workflow.rules_to_rerun(house, folder, "all", "export", overlay=OVERLAY)
 
 
 def shard_sums(folder: Path) -> dict[str, str]:
@@ -67,15 +51,7 @@ def shard_sums(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory) -> Path:
-    """A copy of the repository's code, so that tests may edit it."""
-    folder = tmp_path_factory.mktemp("house")
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in CODE:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        else:
-            shutil.copy(ROOT / name, folder / name)
-    return folder
+    return small_workflow.make_house(tmp_path_factory.mktemp("house"))
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +93,6 @@ def test_a_second_run_has_nothing_to_do(house, survey):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def rules_to_rerun(house: Path, folder: Path) -> set[str]:
-    plan = snakemake(house, folder, "-n", "--cores", "2", "all", "export")
-    assert plan.returncode == 0, plan.stderr
-    return set(re.findall(r"^(?:local)?rule (\w+):", plan.stdout + plan.stderr, re.MULTILINE))
-
-
 @pytest.mark.parametrize(
     "module",
     ["images/sheet.py", "images/overlap.py", "survey/tsql.py", "survey/splits.py", "settings.py"],
@@ -140,14 +110,8 @@ def test_an_edit_reruns_the_rules_that_import_the_module_and_what_follows(house,
         if any(path.endswith(f"pipeline/{module}") for path in settings.sources(stage))
     ]
     expected = {rule for stage in importers for rule in follow[stage]}
-    source = house / "pipeline" / module
-    before, times = source.read_text(), source.stat()
-    try:
-        source.write_text(before + "\nEDITED = True\n")
-        assert rules_to_rerun(house, survey) - {"all"} == expected
-    finally:
-        source.write_text(before)
-        os.utime(source, (times.st_atime, times.st_mtime))
+    with small_workflow.edited(house / "pipeline" / module):
+        assert rules_to_rerun(house, survey) == expected
 
 
 def test_a_touch_alone_reruns_nothing(house, survey):
@@ -158,19 +122,8 @@ def test_a_touch_alone_reruns_nothing(house, survey):
 
 def copy_of_run(survey: Path, to: Path) -> Path:
     """A run as it is before its first shard: simulated, queried, catalogued."""
-    shutil.copytree(survey / ".snakemake" / "metadata", to / ".snakemake" / "metadata")
-    for name in (
-        "simulate",
-        "query",
-        "catalog.parquet",
-        "catalog.json",
-        "catalog-rejected.parquet",
-    ):
-        source = survey / "results" / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy2
-        (to / "results").mkdir(exist_ok=True)
-        copy(source, to / "results" / name)
-    return to
+    made = ["simulate", "query", "catalog.parquet", "catalog.json", "catalog-rejected.parquet"]
+    return small_workflow.copy_of_run(survey, to, made)
 
 
 def test_shards_are_the_same_bytes_on_one_core_and_on_two(house, survey, tmp_path):
@@ -185,7 +138,9 @@ def test_shards_are_the_same_bytes_on_one_core_and_on_two(house, survey, tmp_pat
 def test_shards_are_the_same_bytes_after_kills_at_random_moments(house, survey, tmp_path):
     folder, chance = copy_of_run(survey, tmp_path), random.Random(7)
     for _ in range(3):
-        words = command(folder, "--cores", "2", "results/dataset.json")
+        words = small_workflow.command(
+            folder, "--cores", "2", "results/dataset.json", overlay=OVERLAY
+        )
         running = subprocess.Popen(
             words, cwd=house, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -244,7 +199,7 @@ def test_the_report_holds_the_pictures(house, survey):
 
 def test_real_fields_go_the_whole_way(house, tmp_path, real_data, monkeypatch):
     monkeypatch.setenv("UGRIZ_DATA", str(real_data))
-    overlay = yaml.safe_load((ROOT / "surveys" / "real-fields.yaml").read_text())
+    overlay = yaml.safe_load((small_workflow.ROOT / "surveys" / "real-fields.yaml").read_text())
     done = snakemake(house, tmp_path, "--cores", "2", "all", "export", overlay=overlay)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "results" / "dataset.json").read_text())
@@ -291,7 +246,7 @@ def not_selected(survey: Path, objid: int) -> bool:
 
 def test_light_of_isolated_galaxies_is_that_of_the_noiseless_sky(survey):
     """chi2 per degree of freedom 0.8 to 1.2; benchmarks/light.py does it for more galaxies."""
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = yaml.safe_load((small_workflow.ROOT / "config.yaml").read_text())
     results = survey / "results"
     fluxes = light.aperture_fluxes(
         results, config["simulate"] | OVERLAY["simulate"], light.clean_galaxies(results)

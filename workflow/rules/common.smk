@@ -25,10 +25,29 @@ PICTURES = ["contact-sheet", "sky-map", "funnel", "magnitudes"]
 SKY_SPLIT = config["catalog"]["split"] == "sky"
 OWN_TABLE = config["query"]["engine"] == "table"
 TABLES = ["galaxies"] if OWN_TABLE else ["labelled", "unlabelled", "morphology"]
+METHOD = config["pretrain"]["method"]
+STARTS = config["train"]["starts"]
+FRACTIONS = [f"{fraction:g}" for fraction in config["train"]["fractions"]]
+SEEDS = config["train"]["seeds"]
+# no params: how a training runs may change in the middle of it and reruns nothing
+TRAINING = flags(config["running"])
+APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
+SEARCHED = ["gallery", "outliers"]
+EVALUATED = ["fig2", "redshifts", "residuals", "residuals-sky", "pit"]
+PRODUCTS = {
+    "redshifts": [
+        "results/evaluate/photoz/metrics.json",
+        "results/photoz/catalog.parquet",
+    ],
+    "search": [f"results/search/{METHOD}/{figure}.png" for figure in SEARCHED],
+}
 
 
 wildcard_constraints:
     shard=r"\d{4}",
+    method=r"\w+",
+    start=r"\w+",
+    seed=r"\d+",
 
 
 def archive_below(root):
@@ -68,3 +87,28 @@ def named(inputs, names):
     return " ".join(
         f"--{name} {quote(inputs[name])}" for name in names if name in inputs.keys()
     )
+
+
+def start_encoder(wildcards):
+    """The encoder that a training starts from; none for `supervised`."""
+    if wildcards.start == "supervised":
+        return {}
+    return {"encoder": f"results/pretrain/{wildcards.start}/encoder.pt"}
+
+
+def start_flags(wildcards, input):
+    """The encoder's file, or what a new one is made of."""
+    return named(input, ["encoder"]) or flags(config["encoder"])
+
+
+def ensemble(wildcards):
+    """The photo-z catalogue where it averages several models: another row of the table."""
+    return {"photoz": "results/photoz/catalog.parquet"} if len(SEEDS) > 1 else {}
+
+
+def best_models(wildcards):
+    """The models whose PDFs the catalogue averages: one start, one fraction, all seeds."""
+    start, fraction = config["photoz"]["start"], config["photoz"]["fraction"]
+    return [
+        f"results/train/photoz/{start}/{fraction:g}-{seed}/model.pt" for seed in SEEDS
+    ]

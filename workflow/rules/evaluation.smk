@@ -1,0 +1,70 @@
+# What came out: metrics and figures, neighbours and outliers.
+
+
+rule search:
+    input:
+        dataset="results/dataset.json",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        vectors="results/embed/{method}.h5",
+        code=sources("search"),
+    output:
+        neighbours="results/search/{method}/neighbours.parquet",
+        outliers="results/search/{method}/outliers.parquet",
+        figures=report(
+            expand("results/search/{{method}}/{figure}.png", figure=SEARCHED),
+            caption="../report/search.rst",
+            category="Search",
+        ),
+    log:
+        "logs/search/{method}.log",
+    conda:
+        "../../envs/learning.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=720,
+    params:
+        options=flags(config["search"]),
+    shell:
+        "python -m pipeline.search --embed {input.vectors:q} --dataset {input.dataset:q}"
+        " {params.options} --output results/search/{wildcards.method} 2>&1 | tee {log}"
+
+
+rule evaluate:
+    input:
+        unpack(ensemble),
+        predictions=expand(
+            "results/train/{{task}}/{start}/{fraction}-{seed}/predictions.parquet",
+            start=STARTS,
+            fraction=FRACTIONS,
+            seed=SEEDS,
+        ),
+        catalog="results/catalog.parquet",
+        code=sources("evaluate"),
+    output:
+        metrics="results/evaluate/{task}/metrics.json",
+        scores="results/evaluate/{task}/scores.csv",
+        table=report(
+            "results/evaluate/{task}/table.md",
+            caption="../report/evaluate.rst",
+            category="Redshifts",
+        ),
+        figures=report(
+            expand("results/evaluate/{{task}}/{figure}.png", figure=EVALUATED),
+            caption="../report/evaluate.rst",
+            category="Redshifts",
+        ),
+    log:
+        "logs/evaluate/{task}.log",
+    conda:
+        "../../envs/learning.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        photoz=lambda wildcards, input: named(input, ["photoz"]),
+        options=flags(config["evaluate"]),
+    shell:
+        "python -m pipeline.evaluate --predictions {input.predictions:q}"
+        " --catalog {input.catalog:q} {params.photoz} {params.options}"
+        " --output results/evaluate/{wildcards.task} 2>&1 | tee {log}"
