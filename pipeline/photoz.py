@@ -39,6 +39,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import metrics, run
+from pipeline.images.disk import new_file
 from pipeline.images.reader import ImageSet, open_set
 from pipeline.learning import domain
 from pipeline.learning.augment import TURNS, check_crop
@@ -190,7 +191,7 @@ def _record(columns: dict[str, np.ndarray], schema: pa.Schema) -> pa.RecordBatch
 @contextlib.contextmanager
 def _qp_file(path: Path, objid: np.ndarray, bins: Bins) -> Iterator[h5py.File]:
     """An HDF5 file as qp 1.1 writes a histogram ensemble; data/pdfs is to be filled."""
-    with h5py.File(path, "w") as file:
+    with new_file(path) as (file, _):
         file["meta/pdf_name"] = np.array([b"hist"])
         file["meta/pdf_version"] = np.array([0])
         file["meta/bins"] = bins.edges[None]

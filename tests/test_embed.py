@@ -1,5 +1,9 @@
 """The stage embed from its command line."""
 
+import os
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -122,3 +126,21 @@ def test_a_vector_that_float16_cannot_hold_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="too much for float16; set dtype to float32"):
         run(folder, tmp_path / "m.h5", "--dtype", "float16", encoder=tmp_path / "large.pt")
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 12, 24])
+def test_a_full_disk_ends_in_one_line(folder, tmp_path, kilobytes):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here (not root)")
+    try:
+        words = [sys.executable, "-m", "pipeline.embed", "--dataset", folder / "dataset.json",
+                 "--encoder", folder / "encoder.pt", "--output", disk / "m.h5"]  # fmt: skip
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+        left = list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert done.returncode == 1 and not left
+    assert "no space left" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr

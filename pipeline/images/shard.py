@@ -24,7 +24,6 @@ nothing is dated, so that the same stamps are the same bytes.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -32,6 +31,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from pipeline.images.disk import Disk
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey.names import BANDS
@@ -62,35 +62,6 @@ _PLANES = {"variance": "f4", "mask": "u2"}
 _ATTRIBUTES = ("bands", "size", "fov_deg")
 
 
-class _Disk(io.FileIO):
-    """A file that keeps its first error: HDF5 crashes the process where a write to it fails."""
-
-    error: OSError | None = None
-
-    def write(self, data) -> int:
-        """Write all of `data`, or keep the error."""
-        left = memoryview(data).cast("B")
-        try:
-            while self.error is None and len(left):
-                left = left[super().write(left) :]
-        except OSError as error:
-            self.error = OSError(error.errno, error.strerror, self.name)
-        return memoryview(data).nbytes
-
-    def truncate(self, size=None) -> int:
-        """As a file's, or keep the error."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or OSError(error.errno, error.strerror, self.name)
-            return size
-
-    def check(self) -> None:
-        """Raise the error that was kept."""
-        if self.error is not None:
-            raise self.error
-
-
 class ShardWriter:
     """Writes a shard row by row, as a context: `append` in row order, `fail` at any time.
 
@@ -113,7 +84,7 @@ class ShardWriter:
         """
         self.galaxies, self.kept, self.failures = galaxies, [], []
         self.measured = {name: [] for name in _MEASURED}
-        self.disk = _Disk(path, "w+")
+        self.disk = Disk(path, "w+")
         self.file = h5py.File(self.disk, "w")
         self.file.attrs.update(
             {"format": FORMAT, "format_version": VERSION, "bands": BANDS,

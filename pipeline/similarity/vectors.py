@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from pipeline.images.disk import new_file
 from pipeline.run import UserError, log
 
 FORMAT = "ugriz-vectors"
@@ -66,7 +67,8 @@ class VectorWriter:
         attrs: Mapping[str, object] | None = None,
     ):
         """Create `path` for the galaxies of `table`; `sizes` gives the length of each kind."""
-        self.file = h5py.File(path, "w")
+        self.context = contextlib.ExitStack()
+        self.file, self.disk = self.context.enter_context(new_file(path))
         self.file.attrs.update({"format": FORMAT, "format_version": VERSION, **(attrs or {})})
         self.file["ObjID"] = table["objID"].to_numpy(np.int64)
         for name in _NUMBERS:
@@ -79,12 +81,13 @@ class VectorWriter:
         """Put a block of each kind at the rows from `first` on."""
         for kind, block in vectors.items():
             self.file[kind][first : first + len(block)] = block
+        self.disk.check()
 
     def __enter__(self) -> VectorWriter:
         return self
 
-    def __exit__(self, *_) -> None:
-        self.file.close()
+    def __exit__(self, *error) -> None:
+        self.context.__exit__(*error)
 
 
 def read_vectors(path: str | Path, kind: str | None = None) -> Vectors:
