@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 from small_predictions import make_catalog, write_run, write_runs
 
 from pipeline import metrics
+from pipeline.evaluation import scores
 from pipeline.evaluation.bins import bin_edges, scores_in_bins
 from pipeline.evaluation.efficiency import label_efficiency, needed_fraction
 from pipeline.evaluation.predictions import Prediction, Run, Sample, read_sample
@@ -90,15 +92,42 @@ def test_a_cell_is_drawn_alike_alone_and_among_others(sample, scored):
     assert np.array_equal(score(sample, [chosen], HOW)[0].draws, scored[3].draws)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_intervals_over_few_seeds_hold_the_truth_as_often_as_they_say(count):
+    """Seeds scatter about 0 and galaxies tell nothing: the interval is Student's t's."""
+    how = Bootstrap(number=4000, seed=1)
+    seeds = np.random.default_rng(0).normal(size=(count, 1000))
+    nothing = np.zeros((count, 1, how.number))
+    few = [
+        scores._over_seeds(one[:, None], nothing, tuple(range(count)), how)[0] for one in seeds.T
+    ]
+    low, high = np.percentile(few, [2.5, 97.5], axis=1)
+    mean = seeds.mean(axis=0)
+    assert np.mean((low + mean < 0) & (high + mean > 0)) == pytest.approx(0.95, abs=0.025)
+
+
+def test_differences_of_the_same_seeds_are_the_paired_t(scored):
+    """What both starts share of a seed's luck does not widen their difference."""
+    luck = 100 * np.random.default_rng(2).normal(size=(3, 1))
+    own = np.random.default_rng(3).normal(size=(2, 3, 1))
+    nothing = np.zeros((3, 1, 4000))
+    how = Bootstrap(number=4000, seed=0)
+    first, second = (scores._over_seeds(luck + each, nothing, (0, 1, 2), how)[0] for each in own)
+    apart = (own[0] - own[1])[:, 0]
+    t = stats.t(2, scale=apart.std(ddof=1) / np.sqrt(3))
+    assert np.percentile(first - second, 97.5) == pytest.approx(t.ppf(0.975), rel=0.1)
+
+
 def test_seeds_that_differ_widen_the_interval():
     dz = np.random.default_rng(0).normal(0, 0.01, 400)
     runs = [Run("supervised", 1.0, seed) for seed in (0, 1, 2)]
     alike = made_sample([dz, dz, dz], runs)
     apart = made_sample([0.8 * dz, dz, 1.2 * dz], runs)
-    widths = [np.std(score(one, cells(one), HOW)[0].draws[0]) for one in (alike, apart)]
-    # the standard error of a mean of three, as a bootstrap over them has it
-    seeds = np.std([0.8, 1, 1.2]) / np.sqrt(3) * metrics.sigma_mad(dz)
-    assert widths[1] == pytest.approx(np.hypot(widths[0], seeds), rel=0.12)
+    widths = [np.ptp(metrics.interval(score(one, cells(one), HOW)[0].draws[0]))
+              for one in (alike, apart)]  # fmt: skip
+    seeds = np.std([0.8, 1, 1.2], ddof=1) / np.sqrt(3) * metrics.sigma_mad(dz)
+    t = 2 * stats.t(2).ppf(0.975) * seeds
+    assert t < widths[1] < np.hypot(widths[0], t) * 1.15
 
 
 def test_paired_differences_are_far_surer_than_unpaired_ones(scored):

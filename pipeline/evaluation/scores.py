@@ -93,8 +93,8 @@ def score(
     """Measures of cells over the galaxies `rows` (mask; all without it), drawn together.
 
     Each value is the mean over the seeds. Each draw takes galaxies with replacement, the same
-    ones from all cells, and then seeds with replacement, the same ones from cells that have the
-    same seeds; so differences of draws are paired.
+    ones from all cells, and adds what so few seeds leave unknown (`_over_seeds`), alike for cells
+    that have the same seeds; so differences of draws are paired.
     """
     rows = np.ones(len(sample.galaxies), bool) if rows is None else rows
     flat = [prediction for cell in chosen for prediction in cell.predictions]
@@ -113,9 +113,9 @@ def score(
     result, first = [], 0
     for cell in chosen:
         last = first + len(cell.seeds)
-        values = np.mean([measure(sample, one, rows) for one in cell.predictions], axis=0)
-        draws = _over_seeds(np.stack(by_run[first:last]), cell.seeds, how)
-        result.append(Scored(cell, int(rows.sum()), values, draws))
+        values = np.array([measure(sample, one, rows) for one in cell.predictions])
+        draws = _over_seeds(values, np.stack(by_run[first:last]), cell.seeds, how)
+        result.append(Scored(cell, int(rows.sum()), values.mean(axis=0), draws))
         first = last
     return result
 
@@ -128,13 +128,23 @@ def _of_residuals(dz: np.ndarray) -> tuple:
     return metrics.sigma_mad(dz), metrics.outlier_fraction(dz), metrics.bias(dz)
 
 
-def _over_seeds(draws: np.ndarray, seeds: tuple[int, ...], how: Bootstrap) -> np.ndarray:
-    """(seeds, 5, number) -> (5, number): the mean over as many seeds, drawn with replacement."""
-    if len(seeds) == 1:
+def _over_seeds(
+    values: np.ndarray, draws: np.ndarray, seeds: tuple[int, ...], how: Bootstrap
+) -> np.ndarray:
+    """(seeds, 5) and their draws (seeds, 5, number) -> draws (5, number) of the mean of all seeds.
+
+    To the mean of a draw of galaxies comes an error of the mean over seeds: Student's t with
+    seeds - 1 degrees of freedom times its standard error. It is made of weights of the seeds
+    that follow from their numbers alone, so that of the difference of two cells with the same
+    seeds it is the t of the paired differences.
+    """
+    count = len(seeds)
+    if count == 1:
         return draws[0]
     random = np.random.default_rng([how.seed, how.number, *seeds])
-    chosen = random.integers(0, len(seeds), (len(seeds), how.number))
-    return np.mean(draws[chosen, :, np.arange(how.number)], axis=0).T
+    weights = random.normal(0, 1 / np.sqrt(count * (count - 1)), (count, how.number))
+    weights /= np.sqrt(random.chisquare(count - 1, how.number) / (count - 1))
+    return draws.mean(axis=0) + (values - values.mean(axis=0)).T @ weights
 
 
 def estimate(value: float, draws: np.ndarray) -> dict[str, float | None]:

@@ -101,6 +101,12 @@ def start_flags(wildcards, input):
     return named(input, ["encoder"]) or flags(config["encoder"])
 
 
+def training_flags(wildcards):
+    """How a start is trained; what speaks of a pretrained encoder is none of `supervised`."""
+    own = ["encoder_rate", "freeze"] if wildcards.start == "supervised" else []
+    return flags(config["train"], leave_out=["starts", "seeds", *own])
+
+
 def ensemble(wildcards):
     """The photo-z catalogue where it averages several models: another row of the table."""
     return {"photoz": "results/photoz/catalog.parquet"} if len(SEEDS) > 1 else {}

@@ -54,7 +54,7 @@ rule train:
         running=TRAINING,
     params:
         start=start_flags,
-        options=flags(config["train"], leave_out=["starts", "seeds"]),
+        options=training_flags,
     shell:
         "python -m pipeline.train --task {wildcards.task} --dataset {input.dataset:q}"
         " {params.start} {params.options} {resources.running} --seed {wildcards.seed}"
