@@ -89,8 +89,8 @@ def _with_catalogue(sample: Sample, scored: list[Scored], how: Bootstrap):
     if known.all():
         return scored, theirs
     run.log.info(
-        "evaluate: %d of %d test galaxies have no photo-z in the catalogue; it is compared on "
-        "the others", np.sum(~known), len(known),
+        "evaluate: %d of %d test galaxies have no photo-z with its error in the catalogue; it is "
+        "compared on the others", np.sum(~known), len(known),
     )  # fmt: skip
     chosen = [one.cell for one in scored]
     members = sum(len(cell.seeds) for cell in chosen)

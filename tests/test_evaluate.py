@@ -70,7 +70,10 @@ def test_runs_tell_their_pit(made):
 def test_tables_say_what_the_numbers_are(made):
     folder, _, content = made
     text = (folder / "out" / "table.md").read_text()
-    assert "40 test galaxies compared" in text and "4 without a photo-z in the catalogue" in text
+    assert (
+        "40 test galaxies compared" in text
+        and "4 without a photo-z with its error in the catalogue" in text
+    )
     sigma = content["scores"][0]["measures"]["sigma_mad"]
     assert f"{sigma['value']:.5f} [{sigma['low']:.5f}, {sigma['high']:.5f}]" in text
     rows = list(csv.DictReader((folder / "out" / "scores.csv").open()))

@@ -142,6 +142,27 @@ def test_folders_are_searched(made):
     assert prediction_files([paths[0], folder / "moco"]) == paths
 
 
+def test_trainings_that_are_not_done_are_not_searched(made):
+    folder, _, paths = made
+    for hidden in (".state-0/1-0-0123abcd", ".1-0.part"):
+        unfinished = folder / "moco" / hidden / "predictions.parquet"
+        unfinished.parent.mkdir(parents=True)
+        unfinished.write_bytes(paths[0].read_bytes())
+    assert prediction_files([folder]) == sorted(paths)
+
+
+def test_a_catalogue_with_errors_says_nothing_where_one_is_missing(made):
+    """Else a single one would leave its CRPS and PIT unknown."""
+    folder, catalog, paths = made
+    catalog.loc[1, "photozErr"] = -9999.0
+    catalog.to_parquet(folder / "catalog.parquet", index=False)
+    sample = read_sample(paths, folder / "catalog.parquet")
+    assert sample.has_catalogue.sum() == 60 - 6 - 1
+    assert np.isfinite(sample.catalogue.crps[sample.has_catalogue]).all()
+    catalog.assign(photozErr=np.nan).to_parquet(folder / "catalog.parquet", index=False)
+    assert read_sample(paths, folder / "catalog.parquet").has_catalogue.sum() == 60 - 6
+
+
 @pytest.mark.parametrize(
     ("path", "run"),
     [

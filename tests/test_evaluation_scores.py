@@ -249,3 +249,7 @@ def test_bins_divide_the_galaxies_and_are_scored_each(sample):
     dz = [sample.dz(one)[inside] for one in chosen[0].predictions]
     exact = np.mean([metrics.sigma_mad(one) for one in dz])
     assert row["measures"]["sigma_mad"]["value"] == pytest.approx(exact, rel=1e-5)
+    moco = next(row for row in rows if row["variable"] == "z" and row["of"] == "moco 1")
+    both = score(sample, chosen, HOW, inside)
+    assert moco["minus_supervised"] == difference(both[1], both[0])["measures"]
+    assert row["minus_supervised"] is None

@@ -8,7 +8,14 @@ import numpy as np
 
 from pipeline import run
 from pipeline.evaluation.predictions import Sample
-from pipeline.evaluation.scores import Bootstrap, Cell, number, score
+from pipeline.evaluation.scores import (
+    SUPERVISED,
+    Bootstrap,
+    Cell,
+    difference,
+    number,
+    score,
+)
 
 VARIABLES = {"r": "mag", "z": "", "e_bv": "mag", "seeing": "arcsec"}
 """Columns of the galaxies and their units."""
@@ -40,10 +47,12 @@ def scores_in_bins(
 ) -> list[dict]:
     """A row for each variable, bin and cell: low, high, mean, galaxies and the measures.
 
-    A cell that says nothing of some galaxies (the catalogue) is scored over the others of the
-    bin, if they are at least `LEAST`.
+    And, of each but the supervised net, the paired differences from that. A cell that says
+    nothing of some galaxies (the catalogue) is scored over the others of the bin, if they are at
+    least `LEAST`.
     """
     rows = []
+    base = next((cell for cell in chosen if cell.start == SUPERVISED), None)
     for name, unit in VARIABLES.items():
         values = sample.galaxies[name].to_numpy()
         for cell in chosen:
@@ -51,11 +60,13 @@ def scores_in_bins(
                 known = inside & np.isfinite(cell.predictions[0].z_phot)
                 if known.sum() < LEAST:
                     continue
-                scored = score(sample, [cell], how, known)[0]
+                paired = base is not None and cell is not base
+                scored = score(sample, [cell, base] if paired else [cell], how, known)
                 rows.append({
                     "variable": name, "unit": unit, "low": number(low), "high": number(high),
                     "mean": number(values[known].mean()), "of": str(cell),
-                    "galaxies": scored.galaxies, "measures": scored.estimates(),
+                    "galaxies": scored[0].galaxies, "measures": scored[0].estimates(),
+                    "minus_supervised": difference(*scored)["measures"] if paired else None,
                 })  # fmt: skip
             if progress is not None:
                 progress.add()

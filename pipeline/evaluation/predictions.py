@@ -68,7 +68,7 @@ class Sample:
 
     @property
     def has_catalogue(self) -> np.ndarray:
-        """Mask of the galaxies that have a photo-z in the catalogue."""
+        """Mask of the galaxies that have a photo-z (with its error) in the catalogue."""
         return np.isfinite(self.catalogue.z_phot)
 
     def dz(self, prediction: Prediction) -> np.ndarray:
@@ -130,13 +130,21 @@ def prediction_files(paths: Sequence[str | Path]) -> list[Path]:
     """The files among `paths`, and the predictions.parquet below those that are folders."""
     found = []
     for path in map(Path, paths):
-        below = sorted(path.glob("**/predictions.parquet")) if path.is_dir() else [path]
+        below = _below(path) if path.is_dir() else [path]
         if not below:
             raise run.UserError(f"{path}: no predictions.parquet below it; run the rule train")
         found += below
     if not found:
         raise run.UserError("no predictions to evaluate; give --predictions")
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """The predictions.parquet in a folder, but those of trainings that are not done (hidden)."""
+    found = sorted(folder.glob("**/predictions.parquet"))
+    hidden = (any(part.startswith(".") for part in path.relative_to(folder).parts)
+              for path in found)  # fmt: skip
+    return [path for path, skip in zip(found, hidden, strict=True) if not skip]
 
 
 def run_of(path: Path) -> Run:
@@ -268,9 +276,15 @@ def _read_galaxies(path, ids: pd.Index, z: np.ndarray):
 
 
 def _catalogue_prediction(photoz: np.ndarray, error: np.ndarray, z: np.ndarray) -> Prediction:
-    """The catalogue's photo-z; its PDF is a Gaussian of its error where that is given."""
+    """The catalogue's photo-z; its PDF is a Gaussian of its error where that is given.
+
+    A survey that gives errors says nothing of galaxies without one, so that all measures are of
+    the same galaxies.
+    """
     z_phot = np.where(photoz > _NO_PHOTOZ, photoz, np.nan)
     sigma = np.where((error > 0) & np.isfinite(z_phot), error, np.nan)
+    if np.isfinite(sigma).any():
+        z_phot = np.where(np.isfinite(sigma), z_phot, np.nan)
     return Prediction(
         z_phot, metrics.gaussian_crps(z_phot, sigma, z), metrics.gaussian_pit(z_phot, sigma, z)
     )

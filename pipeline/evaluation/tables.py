@@ -54,7 +54,7 @@ def _about(content: dict) -> str:
         lines.append(f"{test['predicted'] - test['compared']} left out, not predicted by every run")
     if test["test"] > test["predicted"]:
         lines.append(f"{test['test'] - test['predicted']} of the catalogue without a prediction")
-    lines.append(f"{catalogue['without']} without a photo-z in the catalogue")
+    lines.append(f"{catalogue['without']} without a photo-z with its error in the catalogue")
     return "; ".join(lines) + "."
 
 
