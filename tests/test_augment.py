@@ -338,7 +338,11 @@ def test_a_crop_that_does_not_fit_is_refused():
         ({"noise": (3, 1), "mad": MAD}, "the smaller first"),
         ({"crop": 0}, "crop: 0; give 1 or more"),
         ({"jitter": -1}, "jitter: -1"),
+        ({"jitter": math.inf}, "jitter: inf"),
         ({"max_e_bv": -0.1}, "max-e-bv: -0.1"),
+        ({"max_e_bv": math.inf}, "max-e-bv: inf; give 0 or more magnitudes, a finite number"),
+        ({"noise": (1, math.inf), "mad": MAD}, r"noise: \(1, inf\); give two finite factors"),
+        ({"noise": (math.nan, 1), "mad": MAD}, "noise: .*; give two finite factors"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, message):

@@ -75,10 +75,12 @@ class Augmentation:
         low, high = self.noise or (0, 0)
         for name, value, good, range_ in (
             ("crop", self.crop, self.crop >= 1, "1 or more pixels"),
-            ("jitter", self.jitter, self.jitter >= 0, "0 or more pixels"),
-            ("max-e-bv", self.max_e_bv, self.max_e_bv >= 0, "0 or more magnitudes"),
-            ("noise", self.noise, 0 <= low <= high, "two factors of the MAD, the smaller first"),
-        ):
+            ("jitter", self.jitter, 0 <= self.jitter < math.inf, "0 or more whole pixels"),
+            ("max-e-bv", self.max_e_bv, 0 <= self.max_e_bv < math.inf,
+             "0 or more magnitudes, a finite number"),
+            ("noise", self.noise, 0 <= low <= high < math.inf,
+             "two finite factors of the MAD, the smaller first"),
+        ):  # fmt: skip
             if not good:
                 raise UserError(f"{name}: {value}; give {range_}")
         if self.noise is not None and self.mad is None:
