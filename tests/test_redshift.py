@@ -50,10 +50,24 @@ def test_summary_of_one_bin_and_of_a_gaussian():
     assert np.all(found["z_high"] - found["z_low"] == pytest.approx(2 * found["z_width"]))
 
 
-@pytest.mark.parametrize(("count", "upper", "text"), [(1, 0.4, "bins: 1"), (180, 0, "z_max: 0")])
+@pytest.mark.parametrize(
+    ("count", "upper", "text"),
+    [
+        (1, 0.4, "bins: 1"),
+        (180, 0, "z_max: 0 in 180 bins"),
+        (180, 1e-4, "z_max: 0.0001 in 180 bins; give a finite redshift above 0.00018"),
+        (10**6, 0.4, "z_max: 0.4 in 1000000 bins; .* above 1, or fewer bins"),
+        (180, float("inf"), "z_max: inf"),
+        (180, float("nan"), "z_max: nan"),
+    ],
+)
 def test_bins_that_cannot_be_are_refused(count, upper, text):
     with pytest.raises(UserError, match=text):
         Bins(count, upper)
+
+
+def test_the_narrowest_bins_hold_every_redshift():
+    assert Bins(2, 2.1e-6).index(torch.tensor([0.0, 2e-6, 0.3])).tolist() == [0, 1, 1]
 
 
 def test_a_model_survives_its_file_bit_by_bit(tmp_path):

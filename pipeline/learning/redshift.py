@@ -6,6 +6,7 @@ and the mean of the bins' centres under it as the point estimate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.run import UserError
 
 LEVELS = {"z_low": 0.16, "z_median": 0.5, "z_high": 0.84}
 """Quantiles of the PDF that a catalogue gives."""
+_BELOW = 1e-6
+"""How far below the upper edge of the bins a redshift beyond it counts; bins are wider."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,9 @@ class Bins:
     def __post_init__(self):
         if self.count < 2:
             raise UserError(f"bins: {self.count}; give at least 2")
-        if not self.upper > 0:
-            raise UserError(f"z_max: {self.upper:g}; give a redshift above 0")
+        if not _BELOW < self.width < math.inf:
+            raise UserError(f"z_max: {self.upper:g} in {self.count} bins; give a finite "
+                            f"redshift above {self.count * _BELOW:g}, or fewer bins")  # fmt: skip
 
     @property
     def width(self) -> float:
@@ -52,7 +56,7 @@ class Bins:
 
     def clip(self, z: torch.Tensor) -> torch.Tensor:
         """`z` in float64, brought into the bins: z >= upper counts as upper - 1e-6."""
-        return z.double().clamp(0.0, self.upper - 1e-6)
+        return z.double().clamp(0.0, self.upper - _BELOW)
 
     def index(self, z: torch.Tensor) -> torch.Tensor:
         """The bin, int64 (n,), that each redshift (n,) lies in, after `clip`."""
