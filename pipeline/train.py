@@ -25,6 +25,7 @@ from pipeline import metrics, run
 from pipeline.images.reader import ImageSet, in_split, label_fraction, members, open_set
 from pipeline.learning import checkpoint, domain, predict
 from pipeline.learning.augment import TURNS, check_crop
+from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import SCALES, Encoder, EncoderSpec, seeded
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.optimise import SCHEDULES
@@ -70,8 +71,11 @@ def train_photoz(
     has; predictions average over `turns` turns of the square.
 
     Raises:
-        UserError: no labelled galaxies, a fraction that leaves too few, and what `fit` raises.
+        UserError: no labelled galaxies, a fraction that leaves too few, a seed out of range, and
+            what `fit` raises.
     """
+    if not 0 <= label_seed < SEEDS:
+        raise UserError(f"label_seed: {label_seed}; give 0 or more, and less than {SEEDS}")
     parts = _splits(images, settings, means.memory_gb)
     masks = _label_masks(parts["train"], fractions, label_seed, settings, means.ranks)
     state = output / f".state-{settings.seed}"

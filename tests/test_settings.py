@@ -75,6 +75,8 @@ def test_every_overlay_fits_the_schema(config, monkeypatch):
         (("cutouts", "fov"), -0.1, "cutouts: fov: -0.1"),
         (("cutouts", "engine"), "magic", "cutouts: engine: 'magic' is not one of"),
         (("catalog", "shards"), 0, "catalog: shards: 0"),
+        (("train", "label_seed"), 1 << 32, "train: label_seed: 4294967296 is greater than the max"),
+        (("train", "seeds"), [1 << 32], "train: seeds: 0: 4294967296 is greater than the maximum"),
         (("frames", "root"), None, "frames: root: None is not of type 'string'"),
     ],
 )
