@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -132,6 +133,30 @@ def test_files_that_are_no_checkpoint_are_refused(encoder, tmp_path):
     assert "version 99" in refused(path)
     torch.save({"x": 1}, path)
     assert "not a checkpoint of ugriz" in refused(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_file_with_what_is_not_taken_is_not_called_truncated(tmp_path, zipped):
+    path = tmp_path / "numpy.pt"
+    content = {"state_dict": {"module.conv1.weight": torch.zeros(1)}, "best": np.float64(0.1)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    said = refused(path)
+    assert "multiarray.scalar, and only tensors, plain numbers and text are taken" in said
+    assert "truncated" not in said and said.isprintable()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_pickle_of_another_protocol_is_told_so(tmp_path):
+    path = tmp_path / "other.pt"
+    path.write_bytes(pickle.dumps({"x": 1}, protocol=4))
+    assert "not pickled as torch.save does it" in refused(path)
+
+
+def test_whether_a_state_is_kept_is_looked_up(tmp_path):
+    path = tmp_path / ".state.pt"
+    assert checkpoint.kept(path) == f"no state was kept in {tmp_path}"
+    checkpoint.save(path, "state", {})
+    assert checkpoint.kept(path) == f"the last good state is kept in {tmp_path}"
 
 
 class Evil:

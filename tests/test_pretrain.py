@@ -164,6 +164,9 @@ def test_valid_test_and_the_other_skies_are_never_seen(tmp_path, monkeypatch, wh
         ({"threads": -1}, "threads: -1; give 1 or more"),
         ({"workers": -1}, "workers: -1"),
         ({"lr": "nan"}, "lr: nan"),
+        ({"lr": 1e10, "probe_every": 1}, "not a number at step [1-9] of 30; the last good state"),
+        ({"max_e_bv": "inf"}, "max-e-bv: inf; give 0 or more magnitudes, a finite number"),
+        ({"noise": (1, "inf")}, "noise: .*; give two finite factors"),
         ({"seed": 10**20}, "seed: 1000"),
     ],
 )

@@ -206,6 +206,21 @@ def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
     assert not (tmp_path / ".state.pt").exists()
 
 
+def test_weights_that_are_no_numbers_are_not_probed(tmp_path):
+    trainer, batches = make(replace(PLAN, probe_every=1))
+    original = trainer.step
+
+    def spoils(batch):
+        found = original(batch)  # whose loss is a number still
+        torch.nn.init.constant_(trainer.trained.encoder.net.conv1.weight, np.nan)
+        return found
+
+    trainer.step = spoils
+    whole = Run(trainer, tmp_path, {}, probe=lambda encoder: pytest.fail("it was probed"))
+    with pytest.raises(UserError, match="not a number at step 1 of 8; no state was kept"):
+        whole.train(batches)
+
+
 def test_other_settings_begin_anew_and_that_is_said(tmp_path, caplog):
     complete(tmp_path, stop=4, settings={"seed": 0, "lr": 0.1})
     with caplog.at_level(logging.INFO, "ugriz"):

@@ -33,6 +33,12 @@ def test_features_that_do_not_vary_are_no_harm():
     np.testing.assert_allclose(left_out(x, 2 * x[:, 1]), 2 * x[:, 1], atol=0.03)
 
 
+def test_features_that_are_no_numbers_tell_nothing():
+    x = np.arange(24.0).reshape(12, 2)
+    x[3, 1] = np.inf
+    assert np.isnan(left_out(x, np.arange(12.0))).all()
+
+
 class Oracle(nn.Module):
     """Features that are the stamp's central pixel."""
 
@@ -65,6 +71,9 @@ def test_probe_finds_what_features_hold(tmp_path, monkeypatch):
     with torch.no_grad():
         encoder.weight.zero_()
     assert found(encoder) > 0.03
+    with torch.no_grad():
+        encoder.weight.fill_(np.nan)
+    assert np.isnan(found(encoder))
     monkeypatch.setattr(probe, "MOST", 12)
     some = RidgeProbe(images, deredden=False, device=torch.device("cpu"))
     assert len(some.images) == 12 and set(some.images.table["split"]) == {"train"}

@@ -155,10 +155,18 @@ def test_a_frozen_encoder_does_not_change_at_all(tmp_path, data):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path, data):
     settings = dataclasses.replace(QUICK, lr=1e30, schedule="constant", check_every=50)
-    with pytest.raises(UserError, match=r"step \d+: the loss is (nan|inf); give a smaller lr"):
+    text = r"step \d+: the loss is (nan|inf); give a smaller lr or .*the last good state is kept in"
+    with pytest.raises(UserError, match=text):
         run_fit(tmp_path, data, settings, minutes=0)
     state = checkpoint.load(tmp_path / "state.pt", "state")
     assert 1 <= state["step"] < 6 and np.isfinite(state["losses"]).all()
+
+
+@pytest.mark.parametrize(("check", "what"), [(1, "what the net says"), (50, "the loss is")])
+def test_where_no_state_was_written_none_is_said_to_be_kept(tmp_path, data, check, what):
+    settings = dataclasses.replace(QUICK, lr=1e30, schedule="constant", check_every=check)
+    with pytest.raises(UserError, match=rf"{what} .*\(no state was kept in .*\)"):
+        run_fit(tmp_path, data, settings)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +257,7 @@ def _train_rank(rank, ranks, data, folder):
         )
     place = Ranks(rank, ranks, torch.device("cpu"))
     settings = dataclasses.replace(QUICK, groups=2, steps=5, check_every=100, ema=0.9)
-    task = training._Training(small_net().double(), data, settings, place)
+    task = training._Training(small_net().double(), data, settings, keeping(folder), place)
     losses = []
     for batch in task.batches.steps(0, settings.steps):
         task.step(batch)

@@ -6,6 +6,8 @@ tensors, numbers, text, None, lists, tuples and dicts. The same content gives th
 
 from __future__ import annotations
 
+import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +43,13 @@ def load(path: str | Path, kind: str) -> dict:
     if whole.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of ugriz (no format = {FORMAT}); give another")
     return _content(path, whole, kind)
+
+
+def kept(path: str | Path) -> str:
+    """What an error that ends a training says of its state, `path`: kept, or there is none."""
+    path = Path(path)
+    what = "the last good state is kept" if path.is_file() else "no state was kept"
+    return f"{what} in {path.parent}"
 
 
 def save_encoder(path: str | Path, encoder: Encoder, **extra: object) -> None:
@@ -103,6 +112,8 @@ def _read(path: str | Path) -> dict:
         raise UserError(f"{path}: no such checkpoint; train it first or give another") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder; give the checkpoint in it") from None
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint; {_refused(error)}") from None
     except Exception as error:  # torch raises what its unpickler and zip reader happen to
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path}: cannot be read as a checkpoint, truncated perhaps ({reason}); "
@@ -110,6 +121,17 @@ def _read(path: str | Path) -> dict:
     if not isinstance(whole, dict):
         raise UserError(f"{path}: holds a {type(whole).__name__}, not a checkpoint; give another")
     return whole
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """What `weights_only` does not take of a file, and what to do; torch's own text is a page."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if not named:
+        return "it is not pickled as torch.save does it; save it anew with that, or give another"
+    return (
+        f"it holds {named[1]}, and only tensors, plain numbers and text are taken, as others can "
+        "run code; save it anew with those alone"
+    )
 
 
 def _content(path: str | Path, whole: dict, kind: str) -> dict:

@@ -268,7 +268,10 @@ class Run:
         wide = spread(ranks.gather(vectors))
         self._watch(wide)
         probed = None
-        if history and self.probe and plan.probe_every and (batch.step + 1) % plan.probe_every == 0:
+        probing = plan.probe_every and (batch.step + 1) % plan.probe_every == 0
+        if probing and not self.trainer.finite():  # a step may spoil them after a good loss
+            self._refuse(batch.step + 1)
+        if history and self.probe and probing:
             probed = self.probe(self.trainer.trained.encoder)
             run.log.info("%s: step %d, probe: sigma_mad %.5f", self.trainer.method.name,
                          batch.step + 1, probed)  # fmt: skip
@@ -289,10 +292,9 @@ class Run:
             )  # fmt: skip
 
     def _refuse(self, step: int) -> None:
-        kept = "the last good state is kept" if self.state_path.is_file() else "no state was kept"
         raise UserError(
             f"{self.trainer.method.name}: the loss is not a number at step {step} of "
-            f"{self.trainer.plan.steps}; {kept} in {self.folder}; lower lr "
+            f"{self.trainer.plan.steps}; {checkpoint.kept(self.state_path)}; lower lr "
             f"(now {self.trainer.plan.lr:g}), add a warm-up or leave amp out"
         )
 

@@ -33,7 +33,10 @@ class RidgeProbe:
         return len(self.images) >= LEAST
 
     def __call__(self, encoder: Encoder) -> float:
-        """sigma_mad of the encoder as it is; its mode is left as it was."""
+        """sigma_mad of the encoder as it is, NaN where a feature is no number.
+
+        The encoder's mode is left as it was.
+        """
         was = encoder.training
         encoder.eval()
         features, z = self._features(encoder), self.images.table["z"].to_numpy(np.float64)
@@ -55,8 +58,11 @@ def left_out(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Each of `z` (n,) as ridge regression on standardised `x` (n, d) of all others tells it.
 
     The residual of the one left out is r_i / (1 - h_ii) with the hat matrix H (Golub, Heath &
-    Wahba 1979); the penalty is the one of `PENALTIES` that makes their mean square least.
+    Wahba 1979); the penalty is the one of `PENALTIES` that makes their mean square least. All are
+    NaN where any of `x` is not finite.
     """
+    if not np.isfinite(x).all():
+        return np.full(len(z), np.nan)
     scale = x.std(0)
     scale[scale == 0] = 1
     left, singular, _ = np.linalg.svd((x - x.mean(0)) / scale, full_matrices=False)

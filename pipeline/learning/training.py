@@ -142,8 +142,8 @@ def fit(
     Raises:
         UserError: too few labels, a loss that is not finite, images that cannot be read.
     """
-    training = _Training(net, data, settings, ranks)
-    first = training.resume(keeping)
+    training = _Training(net, data, settings, keeping, ranks)
+    first = training.resume()
     history = None
     if ranks.first:
         resume_at = first if first else None
@@ -161,7 +161,7 @@ def fit(
         if due and done < settings.steps:
             if ranks.first:
                 history.sync()
-            training.save(keeping, done)
+            training.save(done)
             written = time.monotonic()
     if ranks.first:
         history.close()
@@ -172,8 +172,11 @@ def fit(
 class _Training:
     """A net in training: everything that its next step depends on."""
 
-    def __init__(self, net: PhotozNet, data: Data, settings: Settings, ranks: Ranks):
-        self.settings, self.ranks, self.valid = settings, ranks, data.valid
+    def __init__(
+        self, net: PhotozNet, data: Data, settings: Settings, keeping: Keeping, ranks: Ranks
+    ):
+        self.settings, self.keeping, self.ranks = settings, keeping, ranks
+        self.valid = data.valid
         self.batch = settings.batch_of(len(data.train), ranks.ranks)
         self.net = net.to(ranks.device)
         self.net.encoder.set_groups(settings.groups // ranks.ranks)
@@ -244,10 +247,7 @@ class _Training:
         total = loss + settings.colour_weight * colour_loss
         value = float(self.ranks.mean(total))
         if not np.isfinite(value):
-            raise UserError(
-                f"step {batch.step + 1}: the loss is {value}; give a smaller lr or a warmup "
-                "(the last state that was written is kept)"
-            )
+            self._refuse(batch.step + 1, f"the loss is {value}")
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         self.scaler.step(self.optimiser)
@@ -303,30 +303,35 @@ class _Training:
         self.net.encoder.requires_grad_(True)
         return self.net.eval(), facts
 
-    def save(self, keeping: Keeping, done: int) -> None:
+    def save(self, done: int) -> None:
         """Write the state after `done` steps; running statistics are shared by ranks before."""
         self._refuse_not_finite(done)
         self.ranks.mean_buffers(self.learner)
         if not self.ranks.first:
             return
         content = {
-            "fingerprint": keeping.fingerprint, "step": done, "learner": self.learner.state_dict(),
+            "fingerprint": self.keeping.fingerprint, "step": done,
+            "learner": self.learner.state_dict(),
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "losses": list(self.losses), "best": self.best,
         }  # fmt: skip
-        checkpoint.save(keeping.state, "state", content)
+        checkpoint.save(self.keeping.state, "state", content)
 
     def _refuse_not_finite(self, done: int, crps: float = 0.0) -> None:
         """A step may spoil the weights after its loss was still a number."""
         if not (finite(self.learner) and np.isfinite(crps)):
-            raise UserError(
-                f"step {done}: what the net says is not finite; give a smaller lr or a warmup "
-                "(the last state that was written is kept)"
-            )
+            self._refuse(done, "what the net says is not finite")
 
-    def resume(self, keeping: Keeping) -> int:
+    def _refuse(self, done: int, what: str) -> None:
+        raise UserError(
+            f"step {done}: {what}; give a smaller lr or a warmup "
+            f"({checkpoint.kept(self.keeping.state)})"
+        )
+
+    def resume(self) -> int:
         """Take up the state on disk where it is one of this training; the number of steps done."""
+        keeping = self.keeping
         if not keeping.state.is_file():
             return 0
         try:
