@@ -2,11 +2,13 @@
 
 import csv
 import logging
+import sys
 
 import pytest
 
 from pipeline.learning import history
 from pipeline.learning.history import History, Pace
+from pipeline.run import UserError
 
 
 def rows(path):
@@ -72,6 +74,13 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     found = accumulator.EventAccumulator(str(tmp_path / "board"))
     found.Reload()
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 0.25)]
+
+
+def test_tensorboard_that_is_not_there_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard") as error:
+        History(tmp_path / "a" / "history.csv", ("loss",), tensorboard=tmp_path / "board")
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_progress_tells_all_and_asks_for_the_loss_only_when_due(monkeypatch, caplog):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import run
+from pipeline.run import UserError
 
 
 class History:
@@ -30,7 +31,11 @@ class History:
 
         With `resume_at` the rows that are there are kept up to and with that step. `tensorboard`
         is a folder for event files, which get every number as well.
+
+        Raises:
+            UserError: `tensorboard` is asked for, and the package cannot be imported.
         """
+        self.board = _board(tensorboard, resume_at) if tensorboard else None
         self.path, self.columns = Path(path), ("step", *columns)
         self.live = self.path.with_name(f".{self.path.name}.live")
         self.live.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +44,6 @@ class History:
             csv.writer(file, lineterminator="\n").writerows([self.columns, *kept])
         self.file = open(self.live, "a", newline="")  # noqa: SIM115  (it outlives this call)
         self.writer = csv.writer(self.file, lineterminator="\n")
-        self.board = _board(tensorboard, resume_at) if tensorboard else None
 
     def _rows_until(self, step: int) -> list[list[str]]:
         source = self.live if self.live.is_file() else self.path
@@ -94,8 +98,12 @@ def _cell(value: float | int | str | None) -> str:
 
 
 def _board(folder: str | Path, resume_at: int | None):
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom wanted
-
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom wanted
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"tensorboard: cannot be imported ({reason}); pip install tensorboard, or "
+                        "leave --tensorboard out") from None  # fmt: skip
     purge = None if resume_at is None else resume_at + 1
     return SummaryWriter(str(folder), purge_step=purge)
 
