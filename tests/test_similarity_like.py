@@ -63,6 +63,13 @@ def test_what_names_no_galaxy_is_refused_in_one_line(text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["10,0", "587722981742084000"])
+def test_a_file_of_no_galaxies_is_refused_in_one_line(text):
+    with pytest.raises(UserError, match="moco.h5") as caught:
+        like.find(text, TABLE.iloc[:0], 5, "moco.h5")
+    assert "\n" not in str(caught.value)
+
+
 @given(
     ra=st.floats(0, 360), dec=st.floats(-90, 90), arcsec=st.floats(1e-3, 6e5), other=st.booleans()
 )

@@ -19,8 +19,8 @@ def find(text: str, table: pd.DataFrame, radius: float, where: object) -> int:
     A position names the nearest galaxy within `radius` [arcsec]. `where` is the file, for errors.
 
     Raises:
-        UserError: neither an objID nor a position, an objID that the set has not, or no galaxy
-            within the radius.
+        UserError: neither an objID nor a position, an objID that the set has not, no galaxy
+            within the radius, or none at all.
     """
     if _WHOLE.fullmatch(text.strip()):
         wanted = int(text)
@@ -32,6 +32,8 @@ def find(text: str, table: pd.DataFrame, radius: float, where: object) -> int:
             )
         return int(rows[0])
     ra, dec = parse_position(text)
+    if not len(table):
+        raise UserError(f"like: {where} holds no galaxies; give another file of vectors")
     apart = separation(ra, dec, table["ra"].to_numpy(), table["dec"].to_numpy())
     row = int(np.argmin(apart))
     if apart[row] > radius:
