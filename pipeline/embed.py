@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import run
-from pipeline.images.reader import ImageSet, open_set
+from pipeline.images.reader import ImageSet, open_set, warn_of_dust
 from pipeline.learning import embedding
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.checkpoint import load_encoder, projection
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
                         extra["deredden"], args.deredden)  # fmt: skip
     images = open_set(args.images or args.dataset)
     check_crop(encoder.spec.crop, images.size)
+    if args.deredden:
+        warn_of_dust(images)
     attrs = {
         "encoder_sha256": run.sha256(args.encoder), "net": encoder.spec.net,
         "crop": encoder.spec.crop, "deredden": args.deredden, "turns": args.turns,

@@ -40,7 +40,7 @@ import torch
 
 from pipeline import metrics, run
 from pipeline.images.disk import new_file
-from pipeline.images.reader import ImageSet, open_set
+from pipeline.images.reader import ImageSet, open_set, warn_of_dust
 from pipeline.learning import domain
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import in_order
@@ -261,12 +261,8 @@ def main(argv: list[str] | None = None) -> None:
         images = open_set(source)
         for model in models:
             check_crop(model.net.encoder.spec.crop, images.size)
-        unknown = int(np.isnan(images.extinction).any(axis=1).sum())
-        if unknown and any(model.deredden for model in models):
-            run.log.warning(
-                "%d of %d galaxies have no extinction, so their dust is left on; add extinction_u "
-                "to extinction_z to their table", unknown, len(images),
-            )  # fmt: skip
+        if any(model.deredden for model in models):
+            warn_of_dust(images)
         scores = apply_models(models, images, args.output, args.qp, device, args.workers)
     models = [run.sha256(path) for path in args.model]
     run.write_provenance(args.output, models=models, device=str(device))

@@ -89,6 +89,19 @@ def test_files_of_images_stand_in_for_a_dataset(folder, tmp_path):
     assert (tmp_path / "set.h5").read_bytes() == (tmp_path / "files.h5").read_bytes()
 
 
+@pytest.mark.parametrize(("flag", "said"), [("--deredden", True), ("--no-deredden", False)])
+def test_dust_that_is_left_on_is_said(folder, tmp_path, caplog, flag, said):
+    make_set(tmp_path)
+    shard = sorted((tmp_path / "cutouts").glob("*.h5"))[0]
+    with h5py.File(shard, "r+") as file:
+        file["e_bv"][3] = np.nan
+    embed.main(
+        ["--images", str(shard), "--encoder", str(folder / "encoder.pt"), "--device", "cpu",
+         "--output", str(tmp_path / "moco.h5"), "--threads", "1", flag]
+    )  # fmt: skip
+    assert ("1 of 20 galaxies have no extinction" in caplog.text) == said
+
+
 def test_an_image_of_nan_is_named_and_nothing_is_left(tmp_path, folder):
     make_set(tmp_path / "spoilt")
     shard = sorted((tmp_path / "spoilt" / "cutouts").glob("*.h5"))[1]

@@ -137,6 +137,16 @@ def test_turns_are_the_models_own_unless_given(tmp_path, shard):
         assert pdfs(table) == pytest.approx(pdf, abs=1e-6)
 
 
+@pytest.mark.parametrize("deredden", [True, False])
+def test_dust_that_is_left_on_is_said(tmp_path, shard, caplog, deredden):
+    dusty = shutil.copy(shard, tmp_path / "dusty.h5")
+    with h5py.File(dusty, "a") as file:
+        file["e_bv"][4] = np.nan
+    model = write_model(tmp_path / "model.pt", shard, seed=0, deredden=deredden)
+    apply(tmp_path / "c.parquet", model, "--images", str(dusty))
+    assert ("1 of 90 galaxies have no extinction" in caplog.text) == deredden
+
+
 def test_the_papers_checkpoint_is_a_model(tmp_path, monkeypatch):
     """Names and shapes of the released ResNet50, drawn at random; stamps in its own layout."""
     with seeded(0):

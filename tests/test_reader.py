@@ -57,6 +57,16 @@ def paper_file(path, count=7, dtype="f4", size=11, first=10**18):
     return path
 
 
+def test_galaxies_whose_dust_is_unknown_are_counted(tmp_path, caplog):
+    path = paper_file(tmp_path / "paper.h5")
+    reader.warn_of_dust(reader.open_set(path))
+    assert not caplog.text
+    with h5py.File(path, "a") as file:
+        file["e_bv"][2, 3] = np.nan
+    reader.warn_of_dust(reader.open_set(path))
+    assert "1 of 7 galaxies have no extinction, so their dust is left on" in caplog.text
+
+
 def test_a_dataset_gives_all_stamps_with_the_catalogues_columns(made):
     folder, catalog, _ = made
     images = reader.open_set(folder / "dataset.json")

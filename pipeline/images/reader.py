@@ -196,6 +196,16 @@ def open_set(path: str | Path | Sequence[str | Path]) -> ImageSet:
     )
 
 
+def warn_of_dust(images: ImageSet) -> None:
+    """Say it where galaxies that are to be dereddened have no extinction."""
+    unknown = int(np.isnan(images.extinction).any(axis=1).sum())
+    if unknown:
+        run.log.warning(
+            "%d of %d galaxies have no extinction, so their dust is left on; add extinction_u "
+            "to extinction_z to their table", unknown, len(images),
+        )  # fmt: skip
+
+
 def members(images: ImageSet, which: str) -> np.ndarray:
     """Rows of the split `which`: train, valid, test, unlabelled or train+unlabelled; (k,) int64.
 
