@@ -60,20 +60,21 @@ def train_photoz(
     make_net: Callable[[], PhotozNet],
     settings: Settings,
     means: Means,
-    label_seed: int = 0,
+    label_seed: int | None = None,
     turns: int = 8,
     origin: str = "",
 ) -> None:
     """Train a net on each of `fractions` of the labels of train; see the module for what is made.
 
     `make_net` gives a fresh net; `origin` says what it starts from, so that a state of another
-    start is not taken up. `label_seed` decides, for all starts alike, which labels a fraction
-    has; predictions average over `turns` turns of the square.
+    start is not taken up. `label_seed` (the seed itself where it is None) decides, for all
+    starts alike, which labels a fraction has; predictions average over `turns` turns of the square.
 
     Raises:
         UserError: no labelled galaxies, a fraction that leaves too few, a seed out of range, and
             what `fit` raises.
     """
+    label_seed = settings.seed if label_seed is None else label_seed
     if not 0 <= label_seed < SEEDS:
         raise UserError(f"label_seed: {label_seed}; give 0 or more, and less than {SEEDS}")
     parts = _splits(images, settings, means.memory_gb)
@@ -93,6 +94,7 @@ def train_photoz(
                 f"train {output.name} {name}",
             )  # fmt: skip
             net, found = fit(make_net(), data, settings, keeping, means.ranks)
+            found["of"] = len(parts["train"])
             if means.ranks.first:
                 _finish(net, found, data, parts["judged"], settings, turns, keeping, done)
         if means.ranks.first:
@@ -147,6 +149,7 @@ def _finish(net, found, data, judged, settings, turns, keeping, done) -> None:
     table = predict.predictions(
         net, judged, turns=turns, label=f"{keeping.label} predicts", **options
     )
+    table.attrs = {name: found[name] for name in ("labels", "of")}
     with run.whole_folder(done) as part:
         save_model(
             part / "model.pt", net, deredden=settings.deredden, turns=turns, training=found,
@@ -263,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fractions", type=float, nargs="+", default=[1.0], metavar="F",
         help="shares of the labels, each above 0 and up to 1 (1)")  # fmt: skip
     add("--seed", type=int, default=0, help="of weights, order and views (0)")
-    add("--label-seed", type=int, default=0, help="of which labels a fraction has (0)")
+    add("--label-seed", type=int, help="of which labels a fraction has (the seed)")
     _add_net(parser.add_argument_group("the net"))
     _add_training(parser.add_argument_group("training"))
     group = parser.add_argument_group("means, which do not change the models")

@@ -142,6 +142,15 @@ def test_folders_are_searched(made):
     assert prediction_files([paths[0], folder / "moco"]) == paths
 
 
+def test_labels_are_those_that_had_a_stamp_where_the_training_tells(made):
+    folder, _, paths = made
+    assert read_sample(paths, folder / "catalog.parquet").labels == 240  # all of train
+    table = pd.read_parquet(paths[0])
+    table.attrs = {"labels": 100, "of": 200}
+    table.to_parquet(paths[0], index=False)
+    assert read_sample(paths, folder / "catalog.parquet").labels == 200
+
+
 def test_trainings_that_are_not_done_are_not_searched(made):
     folder, _, paths = made
     for hidden in (".state-0/1-0-0123abcd", ".1-0.part"):

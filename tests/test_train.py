@@ -78,7 +78,9 @@ def test_labels_are_nested_and_the_domain_is_of_those_used_alone(made, shard):
         _, extra = load_model(made / f"{fraction:g}-3" / "model.pt")
         known = domain.from_state(extra["domain"])
         used[fraction] = set(known.objid.tolist())
-        assert used[fraction] == set(ids[label_fraction(ids, fraction, 0)].tolist())
+        assert used[fraction] == set(ids[label_fraction(ids, fraction, 3)].tolist())
+        told = pd.read_parquet(made / f"{fraction:g}-3" / "predictions.parquet").attrs
+        assert told == {"labels": len(used[fraction]), "of": len(ids)}
         assert extra["training"]["labels"] == len(used[fraction])
         assert extra["deredden"] is True and extra["turns"] == 1
     assert used[0.25] < used[1]

@@ -62,7 +62,7 @@ class Sample:
     catalogue: Prediction
     ensemble: Prediction | None = None
     labels: int = 0
-    """Training galaxies of the catalogue, those of fraction 1."""
+    """Labels of fraction 1: labelled train galaxies that have a stamp."""
     counts: dict[str, int] = field(default_factory=dict)
     """test: of the catalogue; predicted: by any run; compared: by all."""
 
@@ -116,6 +116,8 @@ def read_sample(
     tables = {key: table.loc[common] for key, table in sorted(tables.items())}
     z = _one_redshift(tables)
     galaxies, catalogue, labels, test = _read_galaxies(catalog, common, z)
+    # the catalogue's is an upper limit: not all of its galaxies have a stamp
+    labels = max((table.attrs.get("of", 0) for table in tables.values()), default=0) or labels
     return Sample(
         galaxies,
         {key: _prediction(table) for key, table in tables.items()},
@@ -183,7 +185,9 @@ def _read_test(path: Path) -> pd.DataFrame:
     table = _read_parquet(path, COLUMNS)
     if table.empty:
         raise run.UserError(f"{path}: no test galaxy is in it; look at the catalogue's split")
-    return _by_objid(path, table, COLUMNS[2:])
+    found = _by_objid(path, table, COLUMNS[2:])
+    found.attrs = table.attrs
+    return found
 
 
 def _by_objid(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
