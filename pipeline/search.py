@@ -20,7 +20,7 @@ from pipeline.images.shard import SPLITS
 from pipeline.similarity import figures, like
 from pipeline.similarity.neighbours import APART, nearest
 from pipeline.similarity.outliers import loneliness, rank
-from pipeline.similarity.vectors import KINDS, Vectors, read_vectors
+from pipeline.similarity.vectors import KINDS, WHITENED, Vectors, read_vectors
 
 
 def search(vectors: Vectors, k: int, apart: float = APART) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -112,8 +112,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     source.add_argument("--dataset", help="dataset.json of the set, for the figures")
     source.add_argument("--images", nargs="+", metavar="F.h5", help="instead: files of images")
     parser.add_argument("-k", "--k", type=int, default=10, help="neighbours of each galaxy (10)")
-    parser.add_argument("--vectors", choices=KINDS,
-                        help="which to compare (contrastive, where the file has them)")  # fmt: skip
+    parser.add_argument("--vectors", choices=(*KINDS, WHITENED),
+                        help="which to compare; whitened: the pooled ones, turned and scaled "
+                        "so that all their directions count alike (contrastive, where the file "
+                        "has them)")  # fmt: skip
     parser.add_argument("--apart", type=float, default=APART, metavar="ARCSEC",
                         help=f"what is closer to a galaxy is part of it ({APART:g})")  # fmt: skip
     parser.add_argument("--queries", choices=(*SPLITS, figures.ANY), default="test",

@@ -85,6 +85,9 @@ def test_the_other_kind_of_vectors_can_be_compared(folder, capsys):
     pooled = capsys.readouterr().out
     assert "by pooled vectors" in pooled and "by contrastive vectors" in contrastive
     assert pooled.split()[-7:] != contrastive.split()[-7:]
+    like(folder, objid, "--vectors", "whitened")
+    whitened = capsys.readouterr().out
+    assert "by whitened vectors" in whitened and whitened.split()[-7:] != pooled.split()[-7:]
 
 
 def test_queries_are_of_the_test_split_and_neighbours_of_none(folder, monkeypatch):

@@ -198,6 +198,21 @@ def test_without_contrastive_vectors_the_pooled_are_taken(tmp_path, caplog):
         vectors.read_vectors(tmp_path / "paper.h5", "contrastive")
 
 
+def test_whitened_vectors_are_made_of_the_pooled_ones(tmp_path, monkeypatch):
+    written = write(tmp_path / "moco.h5")["pooled"].astype(float)
+    monkeypatch.setattr(vectors, "_BLOCK", 2)
+    found = vectors.read_vectors(tmp_path / "moco.h5", "whitened")
+    apart = written - written.mean(axis=0)
+    product = apart @ np.linalg.pinv(apart.T @ apart, rcond=1e-6) @ apart.T
+    length = np.sqrt(product.diagonal())
+    assert found.kind == "whitened"
+    assert np.allclose(found.unit @ found.unit.T, product / length[:, None] / length, atol=1e-4)
+    with h5py.File(tmp_path / "moco.h5", "r+") as file:
+        file["pooled"][:] = 1.5
+    with pytest.raises(UserError, match="cannot be whitened; has the encoder collapsed"):
+        vectors.read_vectors(tmp_path / "moco.h5", "whitened")
+
+
 def test_the_same_vectors_are_the_same_bytes(tmp_path):
     write(tmp_path / "one.h5")
     write(tmp_path / "two.h5")

@@ -23,10 +23,13 @@ import pandas as pd
 
 from pipeline.images.disk import new_file
 from pipeline.run import UserError, log
+from pipeline.similarity.whitening import Whitening, whitening
 
 FORMAT = "ugriz-vectors"
 VERSION = 1
 KINDS = ("contrastive", "pooled")
+WHITENED = "whitened"
+"""Made of the pooled vectors when they are read (`whitening`)."""
 _NUMBERS = ("ra", "dec", "z", "photoz", "petroMag_r")
 _BLOCK = 1 << 16
 
@@ -41,7 +44,7 @@ class Vectors:
     unit: np.ndarray
     """(N, D) float32 of unit length (0 where the net gave nothing but zeros)."""
     kind: str
-    """"contrastive" or "pooled"."""
+    """"contrastive", "pooled" or "whitened"."""
     attrs: dict
     """What the file says of the encoder and the input."""
 
@@ -94,7 +97,8 @@ def read_vectors(path: str | Path, kind: str | None = None) -> Vectors:
     """The vectors of `kind` of every galaxy, at unit length; without it contrastive, or pooled.
 
     Where the file has no contrastive vectors (the encoder came without a projection head) the
-    pooled ones are taken, and a line says so.
+    pooled ones are taken, and a line says so. "whitened" are the pooled ones, whitened over the
+    galaxies of the file.
 
     Raises:
         UserError: no such file, no file of vectors, none of that kind, or spoilt ones.
@@ -104,7 +108,8 @@ def read_vectors(path: str | Path, kind: str | None = None) -> Vectors:
             kind = "contrastive" if "contrastive" in file else "pooled"
             if kind == "pooled":
                 log.info("%s: no contrastive vectors; the pooled ones are compared", path)
-        if kind not in file:
+        source = "pooled" if kind == WHITENED else kind
+        if source not in file:
             there = " and ".join(name for name in KINDS if name in file)
             raise UserError(f"{path}: no {kind} vectors; it has {there}")
         table = pd.DataFrame({"objID": file["ObjID"][:]})
@@ -115,7 +120,14 @@ def read_vectors(path: str | Path, kind: str | None = None) -> Vectors:
         if len(unplaced):
             raise UserError(f"{path}: galaxy {unplaced.iloc[0]} has no ra or dec; mend its images' "
                             "file and run embed anew")  # fmt: skip
-        unit = _unit(path, file[kind], table["objID"].to_numpy())
+        objid = table["objID"].to_numpy()
+        turn = None
+        if kind == WHITENED and len(table):
+            turn = whitening(lambda: (block for _, block in _blocks(path, file[source], objid)))
+            if not turn.turn.size:
+                raise UserError(f"{path}: the pooled vectors of all galaxies are the same, and "
+                                "cannot be whitened; has the encoder collapsed?")  # fmt: skip
+        unit = _unit(path, file[source], objid, turn)
         attrs = {name: value for name, value in file.attrs.items()}
     return Vectors(Path(path), table, unit, kind, attrs)
 
@@ -143,14 +155,27 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
         yield file
 
 
-def _unit(path, data: h5py.Dataset, objid: np.ndarray) -> np.ndarray:
-    """Vectors scaled to unit length, read a block at a time: one array in memory, float32."""
-    unit = np.empty(data.shape, np.float32)
-    for first in range(0, len(unit), _BLOCK):
+def _blocks(
+    path: str | Path, data: h5py.Dataset, objid: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, float64 rows) of a data set, a block at a time, all of them finite."""
+    for first in range(0, len(data), _BLOCK):
         block = data[first : first + _BLOCK].astype(np.float64)
-        length = np.linalg.norm(block, axis=1, keepdims=True)
-        if not np.isfinite(length).all():
-            bad = objid[first + int(np.argmin(np.isfinite(length)))]
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            bad = objid[first + int(np.argmin(finite))]
             raise UserError(f"{path}: the vector of galaxy {bad} is not finite; run embed anew")
-        unit[first : first + _BLOCK] = block / np.where(length > 0, length, 1)
+        yield first, block
+
+
+def _unit(
+    path: str | Path, data: h5py.Dataset, objid: np.ndarray, turn: Whitening | None
+) -> np.ndarray:
+    """Vectors, whitened by `turn` if there is one, at unit length: one array in memory, float32."""
+    size = data.shape[1] if turn is None else turn.turn.shape[1]
+    unit = np.empty((len(data), size), np.float32)
+    for first, block in _blocks(path, data, objid):
+        block = block if turn is None else turn(block)
+        length = np.linalg.norm(block, axis=1, keepdims=True)
+        unit[first : first + len(block)] = block / np.where(length > 0, length, 1)
     return unit
