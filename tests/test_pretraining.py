@@ -132,9 +132,10 @@ def test_micro_batches_make_the_same_step(accumulate):
 
 
 def test_learning_lowers_the_loss():
-    trainer, batches = make(replace(PLAN, steps=130, lr=0.03))
-    losses = [trainer.step(batch).loss.item() for batch in batches.steps(0, 130)]
-    # of log 33 = 3.5 where nothing is known; at first the queue is not yet of images
+    trainer, batches = make(replace(PLAN, steps=300, lr=0.03, seed=2))
+    losses = [trainer.step(batch).loss.item() for batch in batches.steps(0, 300)]
+    # of log 33 = 3.5 where nothing is known; at first the queue is not yet of images. By the seed
+    # and the machine's rounding it falls by 0.4 to 0.8
     assert np.mean(losses[-30:]) < np.mean(losses[10:40]) - 0.3
 
 
