@@ -1,13 +1,15 @@
 """The paper's claims about likeness, put to the test where the truth is known.
 
 `python benchmarks/claims.py RUN` takes the folder of a finished run of a simulated survey
-(`surveys/benchmark.yaml`) and asks of its representations
+(`surveys/benchmark.yaml`) and asks of each kind of its vectors (contrastive, pooled, whitened)
 
 - neighbours: are the five galaxies most alike a test galaxy closer to it in true redshift and
-  type than the five nearest in magnitude, colours and size? Median of |dz| / (1 + z) and mean of
+  type than the five nearest in magnitude, colours and size? Mean of |dz| / (1 + z) and of
   |d type| over test galaxies, paired bootstrap;
-- outliers: how many of the 20 and 50 galaxies most alone hold a trail, a cosmic ray or a bleed on
-  their stamp, against rankings by flux and by a sigma clip of the stamp.
+- outliers: how many of the 20 and 50 galaxies most alone hold an artefact on their stamp, against
+  rankings by flux, by a sigma clip of each band, and by a sigma clip of what one band has and no
+  other. Once of all artefacts (trail, cosmic ray, bleed) and once without the stamps that have a
+  bleed: bleeds lie at saturated stars, which a ranking by flux finds as such.
 
 Its last line is one line of JSON.
 """
@@ -22,14 +24,18 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from pipeline import metrics
 from pipeline.images import reader
+from pipeline.search import search
+from pipeline.similarity.vectors import KINDS, WHITENED, read_vectors
 from pipeline.survey.names import BANDS
 
 NEIGHBOURS = 5
-RESAMPLES = 2000
 OWN_RADIUS = 25
 """Stamp pixels (10 arcsec) around the centre that belong to the galaxy, for the sigma clip."""
 ARTEFACTS = ("trail", "cosmic_ray", "bleed")
+AMONG = 10
+"""Neighbours that tell how alone a galaxy is, as in the stage search."""
 
 
 def measure(images: reader.ImageSet, block: int = 256) -> pd.DataFrame:
@@ -37,7 +43,7 @@ def measure(images: reader.ImageSet, block: int = 256) -> pd.DataFrame:
 
     Columns: objID, flux (r, sum over the stamp), r50 (r, radius [pixels] of half of the light
     within 10 arcsec), clipped (pixels outside of 10 arcsec that are more than 5 sigma off the
-    sky in any band).
+    sky in any band), one_band (pixels that are so in one band and within 2 sigma in all others).
     """
     side = np.arange(images.size) - images.size // 2
     radius = np.hypot(side[:, None], side[None, :])
@@ -49,83 +55,107 @@ def measure(images: reader.ImageSet, block: int = 256) -> pd.DataFrame:
         stamps = images.read(rows).astype(np.float32)
         grown = np.cumsum(stamps[:, 2][:, own][:, order], axis=1)
         half = np.argmax(grown >= grown[:, -1:] / 2, axis=1)
-        sky = stamps[..., ~own]
         # resampling averages noise: 0.64 of the native pixel's (docs/performance.md)
-        limit = 5 * 0.64 * images.sky_noise[rows][:, :, None]
+        signal = stamps / (0.64 * images.sky_noise[rows][:, :, None, None])
+        bright, dark = np.abs(signal) > 5, np.abs(signal) < 2
+        alone = (bright.sum(axis=1) == 1) & (dark.sum(axis=1) == len(BANDS) - 1)
         parts.append(
             pd.DataFrame(
                 {
                     "objID": images.objid[rows],
                     "flux": stamps[:, 2].sum(axis=(1, 2)),
                     "r50": radius[own][order][half],
-                    "clipped": (np.abs(sky) > limit).any(axis=1).sum(axis=1),
+                    "clipped": bright.any(axis=1)[:, ~own].sum(axis=1),
+                    "one_band": alone.sum(axis=(1, 2)),
                 }
             )
         )
     return pd.concat(parts, ignore_index=True)
 
 
-def likeness(table: pd.DataFrame, neighbours: pd.DataFrame, seed: int) -> dict:
+def likeness(table: pd.DataFrame, found: dict[str, pd.DataFrame], seed: int) -> dict:
     """Neighbours by likeness against neighbours by photometry, for each test galaxy.
 
-    `table` has objID, split, z_true, type and the photometry's columns; `neighbours` is
-    neighbours.parquet. Neighbours by photometry come from the same galaxies (the whole set), by
-    distance in units of each column's scatter.
+    `table` has objID, split, z_true, type and the photometry's columns; `found` the neighbours by
+    each kind of vector, as `search` gives them. Neighbours by photometry come from the same
+    galaxies (the whole set), by distance in units of each column's scatter.
     """
     table = table.reset_index(drop=True)
-    place = pd.Series(table.index, index=table.objID)
     known = table[["z_true", "type"]].notna().all(axis=1)
-    neighbours = neighbours[neighbours["rank"] <= NEIGHBOURS]
     queries = table.index[(table.split == "test") & known].to_numpy()
+    chance = np.random.default_rng(seed).integers(len(table), size=(len(queries), NEIGHBOURS))
+    rows = {kind: alike(table, each, queries) for kind, each in found.items()}
+    rows |= {"photometry": by_photometry(table, queries), "chance": chance}
+    result = {"queries": len(queries), "neighbours": NEIGHBOURS}
+    for name, column in (("redshift", "z_true"), ("type", "type")):
+        value = table[column].to_numpy(float)
+        scale = 1 + value[queries] if name == "redshift" else 1
+        distance = {
+            label: np.nanmean(np.abs(value[each] - value[queries][:, None]), axis=1) / scale
+            for label, each in rows.items()
+        }
+        result[name] = compare(distance, list(found), seed)
+    return result
+
+
+def alike(table: pd.DataFrame, neighbours: pd.DataFrame, queries: np.ndarray) -> np.ndarray:
+    """Rows of the galaxies that are most alike each query, (queries, NEIGHBOURS)."""
+    place = pd.Series(table.index, index=table.objID)
+    near = neighbours[neighbours["rank"] <= NEIGHBOURS].sort_values(["objID", "rank"])
+    near = near.groupby("objID")["neighbour"].apply(np.array)
+    return place[np.concatenate(near[table.objID[queries]].tolist())].to_numpy().reshape(
+        len(queries), NEIGHBOURS)  # fmt: skip
+
+
+def by_photometry(table: pd.DataFrame, queries: np.ndarray) -> np.ndarray:
+    """Rows of the galaxies nearest to each query in colours, magnitude and size."""
     photometry = [f"colour_{k}" for k in range(len(BANDS) - 1)] + ["dered_r", "log_r50"]
     columns = table[photometry].fillna(table[photometry].median())
     centre = columns.median()
     scaled = (columns - centre) / (1.4826 * (columns - centre).abs().median())
     scaled = scaled.clip(-8, 8).to_numpy()
     _, near = cKDTree(scaled).query(scaled[queries], k=NEIGHBOURS + 1)
-    near = np.array([[k for k in row if k != query][:NEIGHBOURS]
+    return np.array([[k for k in row if k != query][:NEIGHBOURS]
                      for query, row in zip(queries, near, strict=True)])  # fmt: skip
-    by_query = neighbours.sort_values(["objID", "rank"]).groupby("objID")["neighbour"]
-    alike = np.stack([place[by_query.get_group(table.objID[q]).to_numpy()].to_numpy()
-                      for q in queries])  # fmt: skip
-    chance = np.random.default_rng(seed).integers(len(table), size=alike.shape)
-    result = {"queries": len(queries), "neighbours": NEIGHBOURS}
-    for name, column in (("redshift", "z_true"), ("type", "type")):
-        value = table[column].to_numpy(float)
-        distance = {
-            label: np.nanmean(np.abs(value[rows] - value[queries][:, None]), axis=1)
-            for label, rows in (("alike", alike), ("photometry", near), ("chance", chance))
-        }
-        if name == "redshift":
-            distance = {key: each / (1 + value[queries]) for key, each in distance.items()}
-        result[name] = compare(distance, seed)
-    return result
 
 
-def compare(distance: dict[str, np.ndarray], seed: int) -> dict:
-    """Mean distance by each kind of neighbour, and the paired difference alike - photometry."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(distance["alike"]), size=(RESAMPLES, len(distance["alike"])))
+def compare(distance: dict[str, np.ndarray], kinds: list[str], seed: int) -> dict:
+    """Mean distance by each kind of neighbour, and paired differences of `kinds` - photometry."""
+    values = distance | {
+        f"{kind} - photometry": distance[kind] - distance["photometry"] for kind in kinds
+    }
+    draws = metrics.bootstrap(np.mean, *values.values(), seed=seed)
+    return {
+        label: [round(float(each), 5) for each in (one.mean(), *metrics.interval(drawn))]
+        for (label, one), drawn in zip(values.items(), draws, strict=True)
+    }
+
+
+def artefacts(table: pd.DataFrame, found: dict[str, pd.DataFrame]) -> dict:
+    """Precision at 20 and 50 of rankings that should put spoilt stamps first.
+
+    `found` has the outliers by each kind of vector, as `search` gives them.
+    """
+    scores = {
+        f"alone ({kind})": each.set_index("objID").outlier_score.loc[table.objID].to_numpy()
+        for kind, each in found.items()
+    }
+    names = {"flux": "flux", "sigma clip": "clipped", "sigma clip, one band": "one_band"}
+    scores |= {label: table[column].to_numpy(float) for label, column in names.items()}
+    spoilt = {name: (table[name].fillna("") != "").to_numpy() for name in ARTEFACTS}
+    any_, bleed = np.any(list(spoilt.values()), axis=0), spoilt["bleed"]
     result = {}
-    for label, values in distance.items():
-        low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-        result[label] = [round(float(each), 5) for each in (values.mean(), low, high)]
-    paired = distance["alike"] - distance["photometry"]
-    low, high = np.percentile(paired[draws].mean(axis=1), [2.5, 97.5])
-    result["alike - photometry"] = [round(float(each), 5) for each in (paired.mean(), low, high)]
-    return result
-
-
-def artefacts(table: pd.DataFrame, outliers: pd.DataFrame) -> dict:
-    """Precision at 20 and 50 of rankings that should put spoilt stamps first."""
-    table = table.merge(outliers[["objID", "outlier_score"]], on="objID")
-    spoilt = table.spoilt.to_numpy(bool)
-    result = {"galaxies": len(table), "spoilt": int(spoilt.sum())}
-    rankings = {"alone": table.outlier_score, "flux": table.flux, "sigma clip": table.clipped}
-    for label, score in rankings.items():
-        order = np.argsort(-score.to_numpy(float), kind="stable")
-        result[label] = {f"precision at {n}": float(spoilt[order[:n]].mean()) for n in (20, 50)}
-    result["chance"] = round(float(spoilt.mean()), 4)
+    for group, rows in (("all artefacts", np.ones(len(table), bool)),
+                        ("without bleeds", ~bleed)):  # fmt: skip
+        result[group] = {
+            "galaxies": int(rows.sum()),
+            "spoilt": int(any_[rows].sum()),
+            "chance": round(float(any_[rows].mean()), 4),
+        }
+        for label, score in scores.items():
+            order = np.argsort(-score[rows], kind="stable")
+            result[group][label] = [round(float(any_[rows][order[:n]].mean()), 2)
+                                    for n in (20, 50)]  # fmt: skip
     return result
 
 
@@ -141,7 +171,6 @@ def collect(run: Path) -> pd.DataFrame:
     table = table.drop(columns=[*ARTEFACTS, "type"], errors="ignore").merge(
         kept, on="objID", how="left"
     )
-    spoilt = (table[list(ARTEFACTS)].fillna("") != "").any(axis=1)
     mags = {
         band: table[f"modelMag_{band}"].astype(float) - table[f"extinction_{band}"].astype(float)
         for band in BANDS
@@ -150,7 +179,7 @@ def collect(run: Path) -> pd.DataFrame:
         f"colour_{k}": mags[first] - mags[second]
         for k, (first, second) in enumerate(zip(BANDS, BANDS[1:], strict=False))
     }
-    extra = {"spoilt": spoilt, "dered_r": table.dered_petro_r.astype(float),
+    extra = {"dered_r": table.dered_petro_r.astype(float),
              "log_r50": np.log10(table.r50.clip(lower=0.5)), **colours}  # fmt: skip
     return table.assign(**extra)
 
@@ -163,16 +192,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
     args = parser.parse_args()
     table = collect(args.run)
-    folder = args.run / "results" / "search" / args.method
+    found = {}
+    for kind in (*KINDS, WHITENED):
+        vectors = read_vectors(args.run / "results" / "embed" / f"{args.method}.h5", kind)
+        found[kind] = search(vectors, AMONG)
     result = {
-        "neighbours": likeness(table, pd.read_parquet(folder / "neighbours.parquet"), args.seed),
-        "outliers": artefacts(table, pd.read_parquet(folder / "outliers.parquet")),
+        "neighbours": likeness(table, {kind: near for kind, (near, _) in found.items()}, args.seed),
+        "outliers": artefacts(table, {kind: alone for kind, (_, alone) in found.items()}),
     }
     for name in ("redshift", "type"):
         for label, (mean, low, high) in result["neighbours"][name].items():
-            print(f"{name:9s} {label:20s} {mean:9.5f}  [{low:.5f}, {high:.5f}]")
-    for label, values in result["outliers"].items():
-        print(f"outliers  {label:12s} {values}")
+            print(f"{name:9s} {label:24s} {mean:9.5f}  [{low:.5f}, {high:.5f}]")
+    for group, values in result["outliers"].items():
+        for label, value in values.items():
+            print(f"{group:15s} {label:24s} {value}")
     print(json.dumps(result))
 
 
