@@ -21,7 +21,8 @@ rule search:
         "../../envs/learning.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
+        # pooled vectors lie in memory whole: 14 GB for 1.7 million of 2048
+        mem_mb=20000 if config["search"].get("vectors") == "pooled" else 8000,
         runtime=720,
     params:
         options=flags(config["search"]),
