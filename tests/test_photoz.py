@@ -76,6 +76,10 @@ def test_the_catalogue_has_every_galaxy_with_its_pdf(tmp_path, shard, model, cap
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["test", "train", "valid"]
     assert all("sigma_mad" in line for line in lines)
+    # of a whole set evaluate alone looks at the test galaxies
+    apply(tmp_path / "c.parquet", model, "--dataset", str(shard))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["train", "valid"]
 
 
 def test_qp_reads_both_files_and_finds_the_same_means(tmp_path, shard, model):
