@@ -19,7 +19,8 @@ def to_markdown(content: dict) -> str:
         "# Photometric redshifts of the test galaxies",
         _about(content),
         f"Brackets: {level} intervals: a bootstrap over galaxies, Student's t over seeds. "
-        "PIT spread: 1 is right, more is too narrow. The catalogue's PDF is a Gaussian of its stated error.",
+        "PIT spread: 1 is right, more is too narrow. The catalogue's PDF is a Gaussian of its "
+        "stated error.",
         _score_table(content["scores"]),
         "## Paired differences",
         "Below zero: the first is better (of bias and PIT spread: nearer to 0 and 1). "
