@@ -5,7 +5,9 @@
 
 - neighbours: are the five galaxies most alike a test galaxy closer to it in true redshift and
   type than the five nearest in magnitude, colours and size? Mean of |dz| / (1 + z) and of
-  |d type| over test galaxies, paired bootstrap;
+  |d type| over test galaxies, paired bootstrap. Type is the simulation's, from 0 (early) to 1
+  (late), which sets the colours; the share of the bulge and the axis ratio of the disc are what
+  an eye would call the galaxy's type;
 - outliers: how many of the 20 and 50 galaxies most alone hold an artefact on their stamp, against
   rankings by flux, by a sigma clip of each band, and by a sigma clip of what one band has and no
   other. Once of all artefacts (trail, cosmic ray, bleed) and once without the stamps that have a
@@ -33,6 +35,9 @@ from pipeline.survey.names import BANDS
 NEIGHBOURS = 5
 OWN_RADIUS = 25
 """Stamp pixels (10 arcsec) around the centre that belong to the galaxy, for the sigma clip."""
+TRUTHS = {"redshift": "z_true", "type": "type", "bulge fraction": "bulge_fraction",
+          "axis ratio": "disc_q"}  # fmt: skip
+"""In what neighbours are to be close, and the columns that have it."""
 ARTEFACTS = ("trail", "cosmic_ray", "bleed")
 AMONG = 10
 """Neighbours that tell how alone a galaxy is, as in the stage search."""
@@ -87,7 +92,7 @@ def likeness(table: pd.DataFrame, found: dict[str, pd.DataFrame], seed: int) -> 
     rows = {kind: alike(table, each, queries) for kind, each in found.items()}
     rows |= {"photometry": by_photometry(table, queries), "chance": chance}
     result = {"queries": len(queries), "neighbours": NEIGHBOURS}
-    for name, column in (("redshift", "z_true"), ("type", "type")):
+    for name, column in TRUTHS.items():
         value = table[column].to_numpy(float)
         scale = 1 + value[queries] if name == "redshift" else 1
         distance = {
@@ -167,9 +172,9 @@ def collect(run: Path) -> pd.DataFrame:
     truth = truth.dropna(subset="objID").drop_duplicates("objID")
     images = reader.open_set(results / "dataset.json")
     table = measure(images).merge(catalog, on="objID")
-    kept = truth[["objID", "type", *ARTEFACTS]].assign(z_true=truth.z)
-    table = table.drop(columns=[*ARTEFACTS, "type"], errors="ignore").merge(
-        kept, on="objID", how="left"
+    kept = [column for column in TRUTHS.values() if column != "z_true"] + list(ARTEFACTS)
+    table = table.drop(columns=kept, errors="ignore").merge(
+        truth[["objID", *kept]].assign(z_true=truth.z), on="objID", how="left"
     )
     mags = {
         band: table[f"modelMag_{band}"].astype(float) - table[f"extinction_{band}"].astype(float)
@@ -200,9 +205,9 @@ def main() -> None:
         "neighbours": likeness(table, {kind: near for kind, (near, _) in found.items()}, args.seed),
         "outliers": artefacts(table, {kind: alone for kind, (_, alone) in found.items()}),
     }
-    for name in ("redshift", "type"):
+    for name in TRUTHS:
         for label, (mean, low, high) in result["neighbours"][name].items():
-            print(f"{name:9s} {label:24s} {mean:9.5f}  [{low:.5f}, {high:.5f}]")
+            print(f"{name:14s} {label:24s} {mean:9.5f}  [{low:.5f}, {high:.5f}]")
     for group, values in result["outliers"].items():
         for label, value in values.items():
             print(f"{group:15s} {label:24s} {value}")

@@ -32,7 +32,16 @@ def module(name: str):
 def galaxies() -> pd.DataFrame:
     """40 galaxies in a row of redshift."""
     z = np.linspace(0.05, 0.3, 40)
-    table = pd.DataFrame({"objID": IDS, "split": ["test", "train"] * 20, "z_true": z, "type": z})
+    table = pd.DataFrame(
+        {
+            "objID": IDS,
+            "split": ["test", "train"] * 20,
+            "z_true": z,
+            "type": z,
+            "bulge_fraction": 1 - z,
+            "disc_q": z,
+        }
+    )
     for k in range(4):
         table[f"colour_{k}"] = z * (k + 1)
     return table.assign(dered_r=17 + z, log_r50=0.5 + z, trail="", cosmic_ray="", bleed="")
