@@ -44,10 +44,14 @@ OPTIONS = {
     "SGD": "--optimiser sgd --lr 0.03 --weight-decay 0.0001",
     "the paper's": "--optimiser sgd --lr 0.004 --weight-decay 0 --schedule step "
     "--loss cross_entropy --scale none --no-flips --turns 1",
+    "encoder rate 0.1": "--encoder-rate 0.1",
+    "encoder frozen": "--freeze",
 }
 """Flags of `pipeline.train` that are put after those of the base."""
 FROM_SCRATCH = ("raw nanomaggies", "the paper's")
 """An encoder brings its own scale of the input."""
+FINE_TUNED = ("encoder rate 0.1", "encoder frozen")
+"""Of those only that start from an encoder."""
 TOGETHER = "seeds together"
 """The base's models as an ensemble."""
 METRICS = ("sigma_mad", "crps")
@@ -61,6 +65,8 @@ def main() -> None:
     parser.add_argument("--survey", type=Path, default=ROOT / "surveys" / "benchmark.yaml",
                         help="the run's config (surveys/benchmark.yaml)")  # fmt: skip
     parser.add_argument("--encoder", type=Path, help="start from it (from scratch)")
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS),
+                        metavar="NAME", help="some of them (all), beside the base")  # fmt: skip
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.125, 1.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--shards", type=int, default=3, help="shards that are judged on (3)")
@@ -69,7 +75,8 @@ def main() -> None:
     args.run, args.work = args.run.resolve(), args.work.resolve()
     began = time.monotonic()
     base = base_flags(args.survey, args.encoder, args.fractions)
-    names = [name for name in OPTIONS if not (args.encoder and name in FROM_SCRATCH)]
+    unfit = FROM_SCRATCH if args.encoder else FINE_TUNED
+    names = ["base", *(name for name in args.options if name not in ("base", *unfit))]
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [(args, base, name, seed) for name in names for seed in args.seeds]
         list(pool.map(lambda job: train(*job), jobs))
