@@ -77,6 +77,20 @@ def rules_to_rerun(house: Path, folder: Path, overlay: dict = OVERLAY) -> set[st
     return small_workflow.rules_to_rerun(house, folder, overlay=overlay)
 
 
+def test_what_speaks_of_an_encoder_is_none_of_the_supervised_net(house, tmp_path):
+    """Else the net from scratch would learn at a tenth of its rate, or not at all."""
+    tuned = {"train": {**OVERLAY["train"], "encoder_rate": 0.1, "freeze": True}}
+    plan = small_workflow.snakemake(house, tmp_path, "-n", "-p", "--cores", "2",
+                                    overlay={**OVERLAY, **tuned})  # fmt: skip
+    assert plan.returncode == 0, plan.stderr
+    commands = [line for line in plan.stdout.splitlines() if "-m pipeline.train" in line]
+    assert len(commands) == 2
+    for line in commands:
+        own = "--output results/train/photoz/moco" in line
+        assert own == ("--encoder-rate 0.1" in line) == ("--freeze" in line)
+        assert own == ("--encoder results/pretrain" in line) != ("--net" in line)
+
+
 def test_a_run_ends_in_every_product(survey):
     missing = [
         name
