@@ -2,7 +2,8 @@
 
 Shards of random stamps are made in a temporary folder and read from memory's page cache: what is
 measured is the work of processors, not a disk. Every route is run with no worker (one process
-does everything), with one and with two that read ahead; torch has one thread.
+does everything), with one and with two that read ahead; torch has one thread, or
+`--threads`.
 
 The paper's way is that of its released loader: an image at a time in NumPy, read, dereddened,
 rotated (skimage where it is installed, else scipy, both bilinear), jittered and cropped by the
@@ -201,12 +202,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, default=4, help="files they lie in (4)")
     parser.add_argument("--batch", type=int, default=64, help="images of a batch (64)")
     parser.add_argument("--repeats", type=int, default=3, help="epochs, the best counts (3)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     args = parser.parse_args(argv)
+    if args.threads < 1:
+        raise run.UserError("--threads: give 1 or more")
     if min(args.batch, args.shards) < 1 or args.images < max(2 * args.batch, 4 * args.shards):
         raise run.UserError("--images: fewer than two batches or four a shard; give more")
     if args.repeats < 1:
         raise run.UserError("--repeats: give 1 or more")
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         figures = race(
             make_shards(Path(folder), args.images, args.shards), args.batch, args.repeats
@@ -225,6 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         "images": args.images,
         "batch": args.batch,
         "cores": os.cpu_count(),
+        "threads": args.threads,
         "rotation_of_the_paper_by": "skimage" if importlib.util.find_spec("skimage") else "scipy",
         "routes": figures,
         "gain": gain,
