@@ -28,7 +28,7 @@ import yaml
 from snakemake.utils import update_config
 
 from pipeline import metrics
-from pipeline.settings import ROOT, checked, flags
+from pipeline.settings import ROOT, checked, flags, training_flags
 
 OPTIONS = {
     "base": "",
@@ -44,13 +44,13 @@ OPTIONS = {
     "SGD": "--optimiser sgd --lr 0.03 --weight-decay 0.0001",
     "the paper's": "--optimiser sgd --lr 0.004 --weight-decay 0 --schedule step "
     "--loss cross_entropy --scale none --no-flips --turns 1",
-    "encoder rate 0.1": "--encoder-rate 0.1",
+    "encoder rate 1": "--encoder-rate 1",
     "encoder frozen": "--freeze",
 }
 """Flags of `pipeline.train` that are put after those of the base."""
 FROM_SCRATCH = ("raw nanomaggies", "the paper's")
 """An encoder brings its own scale of the input."""
-FINE_TUNED = ("encoder rate 0.1", "encoder frozen")
+FINE_TUNED = ("encoder rate 1", "encoder frozen")
 """Of those only that start from an encoder."""
 TOGETHER = "seeds together"
 """The base's models as an ensemble."""
@@ -98,7 +98,8 @@ def base_flags(survey: Path, encoder: Path | None, fractions: list[float]) -> li
     start = (
         f"--encoder {shlex.quote(str(encoder.resolve()))}" if encoder else flags(config["encoder"])
     )
-    training = flags(config["train"], leave_out=["starts", "seeds", "fractions"])
+    name = config["pretrain"]["method"] if encoder else "supervised"
+    training = training_flags(config["train"], name, leave_out=["fractions"])
     return shlex.split(f"{start} {training}") + ["--fractions", *map(str, fractions)]
 
 

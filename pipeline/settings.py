@@ -117,6 +117,15 @@ def flags(section: Mapping, leave_out: Iterable[str] = ()) -> str:
     return shlex.join(words)
 
 
+def training_flags(train: Mapping, start: str, leave_out: Iterable[str] = ()) -> str:
+    """The flags of `pipeline.train` that the config section `train` stands for, for a start.
+
+    What speaks of a pretrained encoder (its rate, whether it is frozen) is none of `supervised`.
+    """
+    own = ["encoder_rate", "freeze"] if start == "supervised" else []
+    return flags(train, ["starts", "seeds", *own, *leave_out])
+
+
 def sources(stage: str) -> list[str]:
     """The files of the package that `pipeline.<stage>` is made of: itself and all it imports."""
     found: set[str] = set()

@@ -115,7 +115,9 @@ def test_an_option_is_put_after_the_flags_of_the_survey():
     options = module("options")
     base = options.base_flags(ROOT / "surveys" / "benchmark.yaml", None, [0.5, 1.0])
     assert base[base.index("--net") + 1] == "resnet10" and base[-2:] == ["0.5", "1.0"]
+    assert "--encoder-rate" not in base
     fine = options.base_flags(ROOT / "surveys" / "benchmark.yaml", Path("e.pt"), [1.0])
+    assert fine[fine.index("--encoder-rate") + 1] == "0.1"
     assert "--net" not in fine and fine[fine.index("--encoder") + 1].endswith("/e.pt")
 
 

@@ -130,6 +130,14 @@ def test_seeds_that_differ_widen_the_interval():
     assert t < widths[1] < np.hypot(widths[0], t) * 1.15
 
 
+def test_a_share_of_outliers_is_never_below_none():
+    dz = np.random.default_rng(0).normal(0, 0.01, 400)
+    runs = [Run("supervised", 1.0, seed) for seed in (0, 1, 2)]
+    one = made_sample([2 * dz, 5 * dz, 8 * dz], runs)
+    scored = score(one, cells(one), HOW)[0]
+    assert metrics.interval(scored.draws[1])[0] < 0 == scored.estimates()["eta"]["low"]
+
+
 def test_paired_differences_are_far_surer_than_unpaired_ones(scored):
     first, second = by_name(scored)["moco 0.05"], by_name(scored)["supervised 0.05"]
     found = difference(first, second)["measures"]["sigma_mad"]

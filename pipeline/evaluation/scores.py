@@ -57,6 +57,8 @@ class Scored:
             name: estimate(value, draws)
             for name, value, draws in zip(MEASURES, self.values, self.draws, strict=True)
         }
+        if found["eta"]["low"] is not None:
+            found["eta"]["low"] = max(found["eta"]["low"], 0.0)  # t knows no bounds
         if self.values[MEASURES.index("eta")] == 0:
             high = 1 - ((1 - metrics.LEVEL) / 2) ** (1 / self.galaxies)
             found["eta"] |= {"low": 0.0, "high": number(high)}

@@ -6,7 +6,7 @@ from shlex import quote
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.run import UserError
-from pipeline.settings import checked, flags, sources
+from pipeline.settings import checked, flags, sources, training_flags
 
 # the package comes from here and, without --sdm, python is the one that runs Snakemake
 PATHS = f"export PYTHONPATH={quote(workflow.basedir)}; "
@@ -99,12 +99,6 @@ def start_encoder(wildcards):
 def start_flags(wildcards, input):
     """The encoder's file, or what a new one is made of."""
     return named(input, ["encoder"]) or flags(config["encoder"])
-
-
-def training_flags(wildcards):
-    """How a start is trained; what speaks of a pretrained encoder is none of `supervised`."""
-    own = ["encoder_rate", "freeze"] if wildcards.start == "supervised" else []
-    return flags(config["train"], leave_out=["starts", "seeds", *own])
 
 
 def ensemble(wildcards):

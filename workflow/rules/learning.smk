@@ -54,7 +54,7 @@ rule train:
         running=TRAINING,
     params:
         start=start_flags,
-        options=training_flags,
+        options=lambda wildcards: training_flags(config["train"], wildcards.start),
     shell:
         "python -m pipeline.train --task {wildcards.task} --dataset {input.dataset:q}"
         " {params.start} {params.options} {resources.running} --seed {wildcards.seed}"
