@@ -7,7 +7,7 @@ from small_sky import Sky
 
 from pipeline.images.geometry import corners
 from pipeline.images.stamp import Stamp
-from pipeline.survey.footprint import frames_needed
+from pipeline.survey.footprint import beyond, frames_needed, rows_of_rowc
 from pipeline.survey.names import BANDS, FRAME_SHAPE
 
 STAMP = Stamp()
@@ -126,3 +126,16 @@ def test_there_is_no_field_before_field_0():
     sky = Sky(first=0)
     needs = frames_needed(sky.galaxies([(1000, 5)]), STAMP.reach, header_of(sky))
     assert {field.field for field, _ in needs} == {0}
+
+
+def test_rowc_that_is_missing_or_far_off_is_no_row():
+    rows = rows_of_rowc(np.array([0.5, 1489.0, -9999.0, 9999.0, np.nan], dtype="float32"))
+    assert rows.dtype == np.float64
+    np.testing.assert_array_equal(rows, [0.0, 1488.5, np.nan, np.nan, np.nan])
+
+
+def test_a_stamp_may_leave_its_frame_at_both_ends_or_at_an_unknown_row_at_none():
+    below, above = beyond(np.array([0.0, 744.0, 1488.0, np.nan]), STAMP.reach)
+    assert below.tolist() == [True, False, False, False]
+    assert above.tolist() == [False, False, True, False]
+    assert all(side.all() for side in beyond(np.array([744.0]), 0.1))

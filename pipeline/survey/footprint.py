@@ -39,10 +39,9 @@ def frames_needed(galaxies: pd.DataFrame, reach: float, header_of: HeaderOf) -> 
     """
     own = [Field(*key) for key in _keys(galaxies)]
     needs: dict[tuple[Field, str], list[Need]] = {}
-    pixels = reach / SMALLEST_SCALE + SLACK
     for number, band in enumerate(BANDS):
         rows = _rows_on_frame(galaxies, own, band, header_of)
-        below, above = rows - pixels < -0.5, rows + pixels > FRAME_SHAPE[0] - 0.5
+        below, above = beyond(rows, reach)
         for row, field in enumerate(own):
             needs.setdefault((field, number), []).append(Need(row, True))
             if below[row] and field.field > 0:
@@ -52,6 +51,22 @@ def frames_needed(galaxies: pd.DataFrame, reach: float, header_of: HeaderOf) -> 
                 neighbour = field._replace(field=field.field + 1)
                 needs.setdefault((neighbour, number), []).append(Need(row, False))
     return {(field, BANDS[number]): needs[field, number] for field, number in sorted(needs)}
+
+
+def beyond(rows: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Whether stamps that reach `reach` degrees leave their frames: before row 0, past the last.
+
+    `rows` are 0-based rows on the own frame; NaN, an unknown row, leaves it nowhere.
+    """
+    pixels = reach / SMALLEST_SCALE + SLACK
+    return rows - pixels < -0.5, rows + pixels > FRAME_SHAPE[0] - 0.5
+
+
+def rows_of_rowc(rowc: np.ndarray) -> np.ndarray:
+    """0-based rows (float64) of a catalogue's rowc; NaN where it is missing or far off a frame."""
+    rows = rowc.astype("float64") - 0.5
+    rows[(rows < -FRAME_SHAPE[0]) | (rows > 2 * FRAME_SHAPE[0])] = np.nan
+    return rows
 
 
 def _keys(galaxies: pd.DataFrame) -> np.ndarray:
@@ -67,8 +82,7 @@ def _rows_on_frame(
     column = f"rowc_{band}"
     rows = np.full(len(galaxies), np.nan)
     if column in galaxies:
-        rows = galaxies[column].to_numpy(dtype="float64", na_value=np.nan) - 0.5
-        rows[(rows < -FRAME_SHAPE[0]) | (rows > 2 * FRAME_SHAPE[0])] = np.nan
+        rows = rows_of_rowc(galaxies[column].to_numpy(dtype="float64", na_value=np.nan))
     sky = galaxies[["ra", "dec"]].to_numpy(dtype="float64")
     unknown: dict[Field, list[int]] = {}
     for row in np.flatnonzero(np.isnan(rows)):
