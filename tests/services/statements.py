@@ -153,5 +153,6 @@ def _column_names(query: exp.Query) -> list[str | None]:
         if column.is_star:
             names.append(None)
         else:
-            names.append(column.alias_or_name or f"Column{number + 1}")
+            own = column.name if isinstance(column, exp.Column) else ""
+            names.append(column.alias or own or f"Column{number + 1}")
     return names
