@@ -200,10 +200,23 @@ def test_tables_of_astropy_keep_ids_and_what_is_masked(tmp_path, name):
     refused(tmp_path / name, "row 2: objID is empty")
 
 
+def test_parquet_keeps_the_width_of_what_goes_by_band(tmp_path):
+    values = np.array([17.3, -9999, np.nan], np.float32)
+    columns = {"ra": [1.0, 2.0, 3.0], "dec": [1.0, 2.0, 3.0], "photoz": values}
+    columns |= {"petroMag_r": values, "modelMag_r": values.astype(float), "z": values}
+    pq.write_table(pa.table(columns), tmp_path / "own.parquet")
+    rows = read(tmp_path / "own.parquet")
+    assert (rows["petroMag_r"].dtype, rows["modelMag_r"].dtype) == (np.float32, np.float64)
+    assert rows["photoz"].dtype == rows["z"].dtype == np.float64
+    for name in ("petroMag_r", "modelMag_r", "photoz", "z"):
+        assert rows[name].isna().tolist() == [False, True, True]
+        assert rows[name][0] == np.float32(17.3)
+
+
 def test_a_name_twice_is_refused_in_binary_tables_too(tmp_path):
     path = tmp_path / "own.parquet"
     pq.write_table(pa.table([[1.0], [2.0], [3.0]], names=["ra", "dec", "ra"]), path)
-    refused(path, "cannot be read as parquet: Multiple matches")
+    refused(path, "columns ra and ra are one name")
     columns = [fits.Column(name, "D", array=[1.0]) for name in ("ra", "dec", "rb")]
     path = tmp_path / "own.fits"
     fits.BinTableHDU.from_columns(columns).writeto(path)

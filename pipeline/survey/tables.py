@@ -26,10 +26,18 @@ PER_BAND = (
     "rowc", "colc", "petroMag", "modelMag", "extinction", "psfWidth", "gain", "darkVariance",
 )  # fmt: skip
 INTEGERS = ("run", "rerun", "camcol", "field")
+OF_BANDS = tuple(f"{name}_{band}" for name in PER_BAND for band in BANDS)
 REALS = (
-    "b", "mode", "sciencePrimary", "dered_petro_r", "z", "zErr", "photoz", "photozErr",
-    *(f"{name}_{band}" for name in PER_BAND for band in BANDS),
-)  # fmt: skip
+    "b",
+    "mode",
+    "sciencePrimary",
+    "dered_petro_r",
+    "z",
+    "zErr",
+    "photoz",
+    "photozErr",
+    *OF_BANDS,
+)
 REDSHIFT_NAMES = {
     "z": ("z", "specz", "spec_z", "zspec", "z_spec", "redshift", "specz_redshift"),
     "zErr": (
@@ -126,17 +134,19 @@ def _key(name: object) -> str:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    table = pq.read_table(path)
+    """Column by column, so that no more than one is in memory twice."""
     columns = {}
-    for name in table.column_names:
-        column = table.column(name)
-        nullable = column.null_count and pa.types.is_integer(column.type)
-        columns[name] = (
-            column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-            if nullable
-            else column.to_pandas()
-        )
-    return pd.DataFrame(columns, index=range(table.num_rows))
+    with pq.ParquetFile(path) as file:
+        _refuse_repeats(file.schema_arrow.names, path)
+        for name in file.schema_arrow.names:
+            columns[name] = _from_arrow(file.read([name]).column(name))
+        return pd.DataFrame(columns, index=range(file.metadata.num_rows), copy=False)
+
+
+def _from_arrow(column: pa.ChunkedArray) -> pd.Series:
+    if column.null_count and pa.types.is_integer(column.type):
+        return column.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return column.to_pandas()
 
 
 def _read_fits(path: Path) -> pd.DataFrame:
@@ -226,8 +236,9 @@ def galaxies(frame: pd.DataFrame, where: str, repeats: bool = False) -> pd.DataF
     and all else is optional; without objID each galaxy gets an id made of its position
     (`made_ids`). Where a table has u, g, r and i, its `z` is a magnitude and no redshift.
     `repeats` allows an objID on several rows (repeat spectra). `where` names the table in
-    messages. Raises UserError for no rows, missing columns, positions, ids and integers that
-    cannot be right: with the first row that is wrong, counted from 1.
+    messages. What goes by band stays float32 where `frame` has it so, and all reals may share
+    memory with `frame`. Raises UserError for no rows, missing columns, positions, ids and integers
+    that cannot be right: with the first row that is wrong, counted from 1.
     """
     found = _match(frame, where)
     for name in ("ra", "dec"):
@@ -247,9 +258,10 @@ def galaxies(frame: pd.DataFrame, where: str, repeats: bool = False) -> pd.DataF
     table |= {"ra": ra, "dec": dec} | _integers(frame, found, where)
     for name in REALS:
         if name in found:
-            values = _reals(frame[found[name]], name, where)
-            table[name] = np.where(values == MISSING, np.nan, values)
-    return pd.DataFrame(table)
+            values = _reals(frame[found[name]], name, where, narrow=name in OF_BANDS)
+            missing = values == MISSING
+            table[name] = np.where(missing, np.nan, values) if missing.any() else values
+    return pd.DataFrame(table, copy=False)
 
 
 def _match(frame: pd.DataFrame, where: str) -> dict[str, str]:
@@ -383,7 +395,10 @@ def _integers(frame, found, where: str) -> dict[str, np.ndarray]:
     return table
 
 
-def _reals(values: pd.Series, name: str, where: str) -> np.ndarray:
+def _reals(values: pd.Series, name: str, where: str, narrow: bool = False) -> np.ndarray:
+    """`values` as float64, or as float32 where they are that and `narrow`; nan is missing."""
+    if values.dtype == np.float64 or (narrow and values.dtype == np.float32):
+        return values.to_numpy()
     if pd.api.types.is_float_dtype(values) or pd.api.types.is_integer_dtype(values):
         return values.to_numpy(np.float64, na_value=np.nan)
     number = pd.to_numeric(values, errors="coerce")
