@@ -1,4 +1,7 @@
-"""Which frames a stamp needs: its own field's and, band by band, the neighbours it reaches."""
+"""Which frames a stamp needs: its own field's and, band by band, the neighbours it reaches.
+
+`frames_needed` names them, galaxy by galaxy; `count_frames` counts those of a whole survey.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pandas as pd
 from astropy.io import fits
 
 from pipeline.survey.frame import BadFrame, projection
-from pipeline.survey.names import BANDS, FRAME_SHAPE, Field
+from pipeline.survey.names import BANDS, FIELD_STEP, FRAME_SHAPE, Field
 
 SMALLEST_SCALE = 0.3955 / 3600
 """Degrees per pixel: no SDSS frame has smaller pixels (0.39579 to 0.39616 arcsec measured)."""
@@ -79,10 +82,7 @@ def _rows_on_frame(
     galaxies: pd.DataFrame, own: list[Field], band: str, header_of: HeaderOf
 ) -> np.ndarray:
     """0-based row of each galaxy on its own frame; NaN where it cannot be told."""
-    column = f"rowc_{band}"
-    rows = np.full(len(galaxies), np.nan)
-    if column in galaxies:
-        rows = rows_of_rowc(galaxies[column].to_numpy(dtype="float64", na_value=np.nan))
+    rows = _rows_of_catalogue(galaxies, band)
     sky = galaxies[["ra", "dec"]].to_numpy(dtype="float64")
     unknown: dict[Field, list[int]] = {}
     for row in np.flatnonzero(np.isnan(rows)):
@@ -94,8 +94,103 @@ def _rows_on_frame(
     return rows
 
 
+def _rows_of_catalogue(galaxies: pd.DataFrame, band: str) -> np.ndarray:
+    column = f"rowc_{band}"
+    if column not in galaxies:
+        return np.full(len(galaxies), np.nan)
+    return rows_of_rowc(galaxies[column].to_numpy(dtype="float64", na_value=np.nan))
+
+
 def _world_to_row(header: fits.Header, sky: np.ndarray) -> np.ndarray:
     try:
         return projection(header).wcs_world2pix(sky, 0)[:, 1]
     except BadFrame:
         return np.full(len(sky), np.nan)
+
+
+class Counted(NamedTuple):
+    """How many frames the stamps of a catalogue need.
+
+    Where a galaxy's rowc is missing its neighbours count in `most`, not in `least`, and with their
+    chance in `expected`. `in_shard[i]` are the expected ones of shard i; a frame that stamps of two
+    shards need is in both.
+    """
+
+    fields: int
+    without_rowc: int
+    least: int
+    expected: float
+    most: int
+    in_shard: np.ndarray
+
+
+class _Frames(NamedTuple):
+    """Different frames of a band (as integers), each one's chance to be needed; first the sure."""
+
+    keys: np.ndarray
+    chance: np.ndarray
+    sure: int
+
+
+def count_frames(galaxies: pd.DataFrame, reach: float) -> Counted:
+    """Count what `frames_needed` names, for millions of galaxies in seconds.
+
+    `galaxies` is as there, without nulls in run, rerun, camcol and field, and with the column shard
+    (from 0).
+    """
+    own, span = _numbered(galaxies)
+    shard = galaxies["shard"].to_numpy(dtype="int64")
+    pairs = own + shard * span
+    own_fields, own_pairs = np.unique(own), np.unique(pairs)
+    has_before = galaxies["field"].to_numpy() > 0
+    chance = chance_of_neighbour(reach)
+    least, expected, most, in_shard = 0, 0.0, 0, np.zeros(shard.max() + 1)
+    without_rowc = np.zeros(len(own), bool)
+    for band in BANDS:
+        rows = _rows_of_catalogue(galaxies, band)
+        unknown = np.isnan(rows)
+        without_rowc |= unknown
+        below, above = beyond(rows, reach)
+        sides = ((-1, below & has_before, unknown & has_before), (1, above, unknown))
+        frames = _frames(own, own_fields, sides, chance)
+        least, most = least + frames.sure, most + len(frames.keys)
+        expected += float(frames.chance.sum())
+        each = _frames(pairs, own_pairs, sides, chance)
+        in_shard += np.bincount(each.keys // span, each.chance, len(in_shard))
+    return Counted(len(own_fields), int(without_rowc.sum()), least, expected, most, in_shard)
+
+
+def chance_of_neighbour(reach: float) -> float:
+    """The share of galaxies whose stamps leave their frame at one given end.
+
+    As if galaxies lay evenly on the 1361 rows that a field does not give to its neighbours.
+    """
+    margin = (FRAME_SHAPE[0] - FIELD_STEP) / 2
+    rows = margin - 0.5 + np.arange(0, FIELD_STEP, 0.1)
+    return float(np.mean(beyond(rows, reach)[0]))
+
+
+def _numbered(galaxies: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Each galaxy's field as an integer (the next field of its run and camcol is the next integer),
+    and a bound of these integers and their neighbours.
+    """
+    field = galaxies["field"].to_numpy(dtype="int64")
+    numbers, span = field + 1, int(field.max()) + 3
+    for name in ("run", "camcol", "rerun"):
+        if name in galaxies:
+            codes, values = pd.factorize(galaxies[name])
+            numbers, span = numbers + codes * span, span * len(values)
+    return numbers, span
+
+
+def _frames(numbers: np.ndarray, own: np.ndarray, sides, chance: float) -> _Frames:
+    """Frames of one band for galaxies on the fields `numbers` (`own`: each field once).
+
+    `sides` are (step to the neighbour, whether each galaxy needs it, whether that is unknown).
+    """
+    sure = np.union1d(own, np.concatenate([numbers[needs] + step for step, needs, _ in sides]))
+    perhaps = np.concatenate([numbers[unknown] + step for step, _, unknown in sides])
+    perhaps, times = np.unique(perhaps, return_counts=True)
+    new = ~np.isin(perhaps, sure, assume_unique=True)
+    chances = np.concatenate([np.ones(len(sure)), 1 - (1 - chance) ** times[new]])
+    return _Frames(np.concatenate([sure, perhaps[new]]), chances, len(sure))
