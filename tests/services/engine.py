@@ -143,10 +143,11 @@ class Engine:
         listed = ", ".join(f'"{name}"' for name in _unique(_fill_in(names, described), table))
         session.execute("BEGIN")
         session.execute(f'CREATE TABLE MyDB."{table}" AS SELECT * FROM ({sql}) AS x({listed})')
-        (count,) = session.execute(f'SELECT count(*) FROM MyDB."{table}"').fetchone()
+        ((count,),) = session.execute(f'SELECT count(*) FROM MyDB."{table}"').fetchall()
         rest = None
         if share < 1:
-            held = f'FROM MyDB."{table}" WHERE rowid >= {int(count * share)}'
+            first = f'(SELECT min(rowid) FROM MyDB."{table}")'
+            held = f'FROM MyDB."{table}" WHERE rowid >= {first} + {int(count * share)}'
             rest = session.sql(f"SELECT * {held}").to_arrow_table()
             session.execute(f"DELETE {held}")
         before_commit(count)
@@ -180,7 +181,7 @@ class Engine:
                 f"WHERE database_name = '{database}' ORDER BY table_name"
             ).fetchall()
             rows = {
-                name: session.execute(f'SELECT count(*) FROM {database}."{name}"').fetchone()[0]
+                name: session.execute(f'SELECT count(*) FROM {database}."{name}"').fetchall()[0][0]
                 for name, _, _ in found
             }
         return {

@@ -52,9 +52,10 @@ class Faults:
 
 
 class Fault(NamedTuple):
-    """One fault, and the random numbers for how it shows itself."""
+    """One fault of one service, and the random numbers for how it shows itself."""
 
     kind: str
+    service: str
     draw: random.Random
 
 
@@ -77,7 +78,7 @@ class Dice:
         ]
         if draw.random() >= self._faults.rate or not kinds:
             return None
-        return Fault(draw.choice(kinds), draw)
+        return Fault(draw.choice(kinds), service, draw)
 
 
 def digest(*parts: object) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
 from .exchange import Answer, Ask, text
 from .faults import Fault, share
 
+_MISSING = text("<h1>404 Not Found</h1>", "text/html", 404)
 FRAME = re.compile(r"boss/photoObj/frames/.+/frame-[ugriz]-[\d-]+\.fits\.bz2")
 
 
@@ -22,10 +24,10 @@ class Sas:
     def get(self, ask: Ask, path: str, fault: Fault | None = None) -> Answer:
         """A file or a part of it; or another frame in its place."""
         if is_frame(path) and share(self._seed, path) < self._gone:
-            return text("<h1>404 Not Found</h1>", "text/html", 404, fault="gone")
+            return replace(_MISSING, fault="gone")
         file = (self._archive / path).resolve()
         if not file.is_relative_to(self._archive) or not file.is_file():
-            return text("<h1>404 Not Found</h1>", "text/html", 404)
+            return _MISSING
         if fault and fault.kind == "wrong-file":
             file = self._other(file, fault)
         with open(file, "rb") as handle:

@@ -30,7 +30,7 @@ _ERRORS = (
 class Sending:
     """One answer on its way; afterwards `status`, `sent`, `length`, `whole` tell what came of it.
 
-    `end`: set when the server stops, which frees the clients that were left waiting.
+    `ending`: the client may already see how it ends. `end`: set when the server stops, which frees the clients that were left waiting.
     """
 
     def __init__(self, request: web.BaseRequest, fault: Fault | None, end: asyncio.Event):
@@ -39,6 +39,7 @@ class Sending:
         self._kind = fault.kind if fault else None
         self.fault = self._kind
         self.status, self.sent, self.length, self.whole = 0, 0, 0, False
+        self.ending = False
 
     async def run(self, answer: Callable[[], Awaitable[Answer]]) -> web.StreamResponse:
         """Carry the request out, unless the fault is in the way, and send what it gave."""
@@ -59,6 +60,8 @@ class Sending:
         """The answer that a fault puts in place of the right one."""
         if self._kind == "html":
             return text(_PAGE, "text/html")
+        if self._kind == "500" and self._fault.service in ("skyserver", "frames", "sas"):
+            return text("<h1>500 Internal Server Error</h1>", "text/html", 500)
         if self._kind == "500":
             message = self._draw.choice(_ERRORS)
             return as_json({"Error Code": 500, "Error Message": message}, 500)
@@ -87,16 +90,18 @@ class Sending:
     async def _send(self, answer: Answer) -> web.StreamResponse:
         self.length = max(self.length, len(answer.body))
         self.status = answer.status
+        body = b"" if self._request.method == "HEAD" else answer.body
+        stop = len(body)
+        self.ending = not body
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = len(answer.body)
         await response.prepare(self._request)
-        body = b"" if self._request.method == "HEAD" else answer.body
-        stop = len(body)
         if self._kind in ("cut", "stall"):
             stop = self._draw.randrange(len(body)) if body else 0
         chunk, pause = (4, 0.5) if self._kind == "slow" else (CHUNK, 0.0)
         for start in range(0, stop, chunk):
             part = body[start : min(start + chunk, stop)]
+            self.ending = start + len(part) == len(body)
             await response.write(part)
             self.sent += len(part)
             if pause:
@@ -114,6 +119,7 @@ class Sending:
         if self._kind == "stall":
             while not self._gone():
                 await self._wait(0.02)
+        self.ending = True
         transport = self._request.transport
         if transport is not None:
             handle = transport.get_extra_info("socket")
@@ -123,6 +129,7 @@ class Sending:
 
     async def _hang_up(self):
         """Close the connection as if all had been said."""
+        self.ending = True
         if self._request.transport is not None:
             self._request.transport.close()
         raise ConnectionResetError

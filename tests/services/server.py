@@ -47,6 +47,7 @@ class Services:
         self.most_at_once = 0
         self._engines: dict[str | None, Engine] = {}
         self._lock = threading.Lock()
+        self._under_way: set[Sending] = set()
 
     @property
     def url(self) -> str:
@@ -76,6 +77,9 @@ class Services:
     @property
     def log(self) -> list[Request]:
         """The requests that have ended, oldest first."""
+        patience = time.monotonic() + 1
+        while any(one.ending for one in list(self._under_way)) and time.monotonic() < patience:
+            time.sleep(0.001)
         return self._log.requests()
 
     def jobs(self) -> list[dict]:
@@ -144,9 +148,12 @@ class Services:
         route, parts = find(self._routes, ask)
         service = route.service(parts) if route else None
         fault = self._dice.throw(service, *_key(ask)) if service else None
+        if fault and fault.kind == "expired":
+            self._state.expire(ask.headers.get("X-Auth-Token", ""))
         if self.delay:
             await asyncio.sleep(self.delay)
         sending = Sending(request, fault, self._end)
+        self._under_way.add(sending)
         try:
             return await sending.run(lambda: self._answer(ask, route, parts, fault))
         finally:
@@ -158,6 +165,7 @@ class Services:
                     ask.headers.get("Range"), ask.headers.get("User-Agent"),
                 )
             )  # fmt: skip
+            self._under_way.discard(sending)
 
     async def _answer(self, ask: Ask, route: Route | None, parts: tuple, fault: Fault | None):
         if route is None:
