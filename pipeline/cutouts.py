@@ -13,6 +13,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,8 @@ from pipeline.images.shard import SPLITS, ShardWriter
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive, footprint, noise, tables
-from pipeline.survey.archive import Loss
 from pipeline.survey.names import BANDS, Field, frame_path, mask_path
+from pipeline.survey.transfer import Loss
 
 
 class Made(NamedTuple):
@@ -302,16 +303,23 @@ def main(argv: list[str] | None = None) -> None:
         folder = archive.local_root(args.archive)
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ugriz-frames-")))
-            losses = gather(galaxies, recipe.stamp.reach, args.archive, folder, recipe.mask)
-            archive.write_record(folder, args.archive, losses)
-        root, losses = archive.read_record(folder)
+            roots = [args.archive]
+            losses = gather(galaxies, recipe.stamp.reach, roots, folder, recipe.mask)
+            archive.write_record(folder, roots, losses)
+        roots, losses = archive.read_record(folder)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
+        began = time.monotonic()
         made, lost = cut_shard(
             galaxies, folder, args.output, recipe, client, args.dtype, losses,
             keep_empty=args.shard is not None,
         )  # fmt: skip
+        facts = {
+            "archive": roots, "workers": args.workers, "galaxies": made + lost,
+            "frames": sum(1 for _ in folder.rglob("frame-*")),
+            "seconds": round(time.monotonic() - began, 3),
+        }  # fmt: skip
     run.log.info("%s: %d stamps, %d galaxies without one", args.output, made, lost)
-    run.write_provenance(args.output, archive=root, workers=args.workers)
+    run.write_provenance(args.output, **facts)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,39 @@
 """A shard's galaxies -> its corrected frames, in a folder with SAS's layout.
 
-From a folder they are links. Over HTTP they are fetched, checked in full (length, bzip2 CRCs,
-FITS header against the name), and hard-linked out of a cache that all shards share. A file that
-does not come is told in frames.json; its galaxies become failures with that reason.
+`fetch` brings them: from a folder as links; over HTTP they are fetched, checked in full (length,
+bzip2 CRCs, FITS header against the name), and hard-linked out of a cache that all shards share. A
+file that the archive does not have, or has damaged, is told in frames.json; its galaxies become
+failures with that reason. `plan` says beforehand what a catalogue will take; `verify` and `repair`
+are for a cache that has lain about.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline import run
-from pipeline.images.gather import gather, read_shard
+from pipeline.images.gather import check, gather, read_shard
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
-from pipeline.survey import archive
+from pipeline.survey import archive, estimate, network
+from pipeline.survey.cache import Store
+from pipeline.survey.network import Manners
+from pipeline.survey.transfer import Damaged, Tally
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Bring one shard's frames, from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.frames", description=__doc__)
-    parser.add_argument("--galaxies", required=True, help="the catalogue (Parquet)")
-    parser.add_argument("--shard", required=True, type=int)
-    parser.add_argument("--root", required=True, help="archive: folder, file:// or http(s)://")
-    parser.add_argument("--output", required=True, type=Path, help="folder to put the frames in")
-    parser.add_argument("--cache", type=Path, help="folder of fetched files (beside the output)")
-    parser.add_argument("--cache-gb", type=float, default=50.0, help="GB that the cache may hold")
-    parser.add_argument("--streams", type=int, default=5, help="downloads at a time")
-    parser.add_argument("--size", type=int, default=107, help="the stamps' pixels on a side")
-    parser.add_argument("--fov", type=float, default=0.012, help="the stamps' degrees on a side")
-    parser.add_argument("--mask", action=argparse.BooleanOptionalAction, help="fpM masks as well")
-    args = parser.parse_args(argv)
-
-    if args.streams < 1:
-        raise UserError(f"--streams {args.streams}: give at least one")
+def fetch(args: argparse.Namespace) -> None:
+    """Bring one shard's frames."""
     stamp = Stamp(args.size, args.fov)
     galaxies = read_shard(args.galaxies, args.shard)
-    cache = args.cache or args.output.parent / "cache"
-    options = {"cache": cache, "cache_gb": args.cache_gb, "streams": args.streams}
-    if archive.local_root(args.root) is not None:
-        options = {}
+    tally, began = Tally(), time.monotonic()
+    options = _options(args) | {"tally": tally, "give_up": args.unreachable == "fail"}
     with run.whole_folder(args.output) as folder:
         losses = gather(galaxies, stamp.reach, args.root, folder, bool(args.mask), **options)
         archive.write_record(folder, args.root, losses)
@@ -48,6 +42,160 @@ def main(argv: list[str] | None = None) -> None:
         "%s: frames of %d galaxies; %d files are not in the archive, %d are damaged",
         args.output, len(galaxies), absent, len(losses) - absent,
     )  # fmt: skip
+    seconds = round(time.monotonic() - began, 3)
+    facts = {"roots": args.root, "streams": args.streams, "seconds": seconds, **tally.facts()}
+    run.write_provenance(args.output, **facts)
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Say what fetching and cutting a catalogue will take."""
+    stamp = Stamp(args.size, args.fov)
+    planned = estimate.plan(
+        args.galaxies, stamp.reach, bool(args.mask), args.mb_per_second, args.streams,
+        args.seconds_per_frame, args.cores, window=args.window, cache_gb=args.cache_gb,
+        size=args.size,
+    )  # fmt: skip
+    lines, facts = estimate.lines(planned), estimate.as_json(planned)
+    if args.measured:
+        measured = estimate.measured(args.measured)
+        lines += ["", *estimate.whole(planned, measured)]
+        facts |= {"measured": measured._asdict()}
+    print("\n".join(lines))
+    if args.output:
+        run.write_json(facts, args.output)
+
+
+def damaged_files(store: Store, workers: int) -> dict[str, str]:
+    """Path -> reason of every stored file that is not what its name promises."""
+
+    def reason(file: Path) -> str | None:
+        try:
+            check(str(file.relative_to(store.folder)), file.read_bytes())
+        except (Damaged, ValueError, IndexError) as error:  # a name that is no frame's
+            return str(error)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        return None
+
+    files = sorted(store.files())
+    progress = run.Progress("verify", len(files), "files")
+    found = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for file, why in zip(files, pool.map(reason, files), strict=True):
+            progress.add()
+            if why:
+                found[str(file.relative_to(store.folder))] = why
+                run.log.info("%s: %s", file, why)
+    progress.close()
+    return found
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Check every file of a cache; UserError (exit 1) if some are damaged."""
+    store = _store(args.cache)
+    found = damaged_files(store, args.workers)
+    if found:
+        first = next(iter(found))
+        raise UserError(
+            f"{args.cache}: {len(found)} files are damaged (the first: {first}: {found[first]}); "
+            "python -m pipeline.frames repair fetches them anew"
+        )
+
+
+def repair(args: argparse.Namespace) -> None:
+    """Fetch anew what is damaged in a cache, and ask again for what was absent."""
+    store = _store(args.cache)
+    paths = sorted({*damaged_files(store, args.workers), *store.absences()})
+    for path in paths:
+        store.forget(path)
+    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".repair-") as folder:
+        losses = archive.deliver(paths, args.root, Path(folder), check, **_options(args))
+    for path, loss in losses.items():
+        run.log.info("%s: %s", path, loss.reason)
+    run.log.info(
+        "%s: %d files asked for again, %d are there now", args.cache, len(paths),
+        len(paths) - len(losses),
+    )  # fmt: skip
+
+
+def _store(folder: Path) -> Store:
+    if not folder.is_dir():
+        raise UserError(f"--cache {folder}: no such folder; the default is results/frames/cache")
+    return Store(folder)
+
+
+def _options(args: argparse.Namespace) -> dict:
+    """What `archive.deliver` is told by the flags."""
+    if args.streams < 1:
+        raise UserError(f"--streams {args.streams}: give at least one")
+    cache = args.cache or args.output.parent / "cache"
+    manners: Manners = network.manners(args)
+    return {"cache": cache, "cache_gb": args.cache_gb, "streams": args.streams, "manners": manners}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: see --help, and --help of each command."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.frames", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    cores = os.cpu_count() or 1
+
+    command = _command(commands, fetch, _add_galaxies, _add_archive, network.add_flags)
+    command.add_argument("--shard", required=True, type=int)
+    command.add_argument("--output", required=True, type=Path, help="folder to put the frames in")
+    command.add_argument("--cache", type=Path, help="folder of fetched files (beside the output)")
+    command.add_argument("--unreachable", choices=("stop", "fail"), default="stop",
+        help="files that do not come after all tries: stop, to go on another time, or count them "
+        "as damaged (default %(default)s)")  # fmt: skip
+
+    command = _command(commands, plan, _add_galaxies)
+    add = command.add_argument
+    add("--streams", type=int, default=5, help="downloads at a time (default %(default)s)")
+    add("--mb-per-second", type=float, default=10.0,
+        help="of all streams together (default %(default)g)")  # fmt: skip
+    add("--seconds-per-frame", type=float, default=0.65,
+        help="of one core, to decompress and cut (default %(default)g)")  # fmt: skip
+    add("--cores", type=int, default=cores, help="that cut (default %(default)s)")
+    add("--window", type=int, default=8, help="shards whose frames are there at once")
+    add("--cache-gb", type=float, default=50.0, help="GB that the cache may hold")
+    add("--measured", type=Path, nargs="+", metavar="JSON",
+        help="*.provenance.json of frames and cutouts: what the whole survey would take at the "
+        "rates measured there")  # fmt: skip
+    add("--output", type=Path, metavar="JSON", help="the figures as a file too")
+
+    command = _command(commands, verify, _add_cache)
+    command = _command(commands, repair, _add_cache, _add_archive, network.add_flags)
+
+    args = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    args.act(args)
+
+
+def _command(commands, act, *adders) -> argparse.ArgumentParser:
+    command = commands.add_parser(act.__name__, help=act.__doc__, description=act.__doc__)
+    command.set_defaults(act=act)
+    for add in adders:
+        add(command)
+    return command
+
+
+def _add_galaxies(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--galaxies", required=True, help="the catalogue (Parquet)")
+    add("--size", type=int, default=107, help="the stamps' pixels on a side")
+    add("--fov", type=float, default=0.012, help="the stamps' degrees on a side")
+    add("--mask", action=argparse.BooleanOptionalAction, help="fpM masks as well")
+
+
+def _add_archive(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--root", required=True, nargs="+",
+        help="archive: folder, file:// or http(s)://; mirrors in their order")  # fmt: skip
+    add("--cache-gb", type=float, default=50.0, help="GB that the cache may hold")
+    add("--streams", type=int, default=5, help="downloads at a time")
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache", required=True, type=Path, help="folder of fetched files")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1)
 
 
 if __name__ == "__main__":

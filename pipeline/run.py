@@ -65,23 +65,29 @@ class Progress:
         self.done, self.began = 0, time.monotonic()
         self.next_line = self.began + every
 
-    def add(self, count: int = 1) -> None:
-        """Count `count` more as done."""
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began
+
+    def add(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more as done; `note` goes into the line, if one is due."""
         self.done += count
         now = time.monotonic()
         if now >= self.next_line:
             self.next_line = now + self.every
-            rate = self.done / (now - self.began)
+            rate = self.done / self.elapsed
             left = (self.total - self.done) / rate if rate else float("inf")
             log.info(
-                "%s: %d of %d %s, %.1f/s, %s left",
-                self.label, self.done, self.total, self.unit, rate, duration(left),
+                "%s: %d of %d %s, %.1f/s, %s%s left",
+                self.label, self.done, self.total, self.unit, rate, note and f"{note}, ",
+                duration(left),
             )  # fmt: skip
 
-    def close(self) -> None:
+    def close(self, note: str = "") -> None:
         """Log the closing line."""
-        took = time.monotonic() - self.began
-        log.info("%s: %d %s in %s", self.label, self.done, self.unit, duration(took))
+        took, note = duration(self.elapsed), note and f" ({note})"
+        log.info("%s: %d %s in %s%s", self.label, self.done, self.unit, took, note)
 
 
 def duration(seconds: float) -> str:

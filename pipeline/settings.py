@@ -68,6 +68,8 @@ def _check_photoz(config: Mapping) -> None:
 def _expand(value: object, path: tuple[str, ...]) -> object:
     if isinstance(value, Mapping):
         return {key: _expand(inner, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, path) for inner in value]
     if not isinstance(value, str):
         return value
     expanded = os.path.expanduser(os.path.expandvars(value))

@@ -14,8 +14,10 @@ import pytest
 
 from pipeline.run import UserError
 from pipeline.survey import archive
-from pipeline.survey.archive import Damaged
+from pipeline.survey.network import Manners
+from pipeline.survey.transfer import ABSENT, Damaged, Loss
 
+QUICK = Manners(timeout=5, tries=5, longest_wait=0.01, requests_per_minute=None)
 NAMES = [f"boss/301/94/{number}.fits.bz2" for number in range(8)]
 
 
@@ -121,12 +123,14 @@ def loops(handler):
 
 def stored(folder):
     return sorted(
-        str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
     )
 
 
 def test_a_folder_is_linked(tree, tmp_path):
-    losses = archive.deliver(NAMES, str(tree), tmp_path / "out", check)
+    losses = archive.deliver(NAMES, [str(tree)], tmp_path / "out", check)
     assert losses == {}
     for name in NAMES:
         assert (tmp_path / "out" / name).is_symlink()
@@ -139,18 +143,18 @@ def test_file_url_and_relative_folder_are_the_same(tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number, root in enumerate((f"file://{tree}", f"file://{tmp_path}/a%20b", "sas")):
         out = tmp_path / f"out{number}"
-        assert archive.deliver(NAMES, root, out, check) == {}
+        assert archive.deliver(NAMES, [root], out, check) == {}
         assert (out / NAMES[3]).read_bytes() == content(NAMES[3])
 
 
 def test_what_a_folder_lacks_is_absent(tree, tmp_path):
-    losses = archive.deliver([NAMES[0], "boss/none.bz2"], str(tree), tmp_path / "out", check)
+    losses = archive.deliver([NAMES[0], "boss/none.bz2"], [str(tree)], tmp_path / "out", check)
     assert list(losses) == ["boss/none.bz2"] and losses["boss/none.bz2"].absent
     assert not (tmp_path / "out" / "boss/none.bz2").exists()
 
 
 def test_http_gives_the_bytes_of_the_folder(tree, server, tmp_path):
-    assert archive.deliver(NAMES, server.url, tmp_path / "out", check, tmp_path / "cache") == {}
+    assert archive.deliver(NAMES, [server.url], tmp_path / "out", check, tmp_path / "cache") == {}
     for name in NAMES:
         assert (tmp_path / "out" / name).read_bytes() == content(name)
         assert os.path.samefile(tmp_path / "out" / name, tmp_path / "cache" / name)
@@ -158,43 +162,68 @@ def test_http_gives_the_bytes_of_the_folder(tree, server, tmp_path):
 
 
 def test_a_trailing_slash_of_the_root_is_no_matter(server, tmp_path):
-    assert archive.deliver(NAMES[:1], server.url + "/", tmp_path / "out", check) == {}
+    assert archive.deliver(NAMES[:1], [server.url + "/"], tmp_path / "out", check) == {}
     assert server.asked == NAMES[:1]
 
 
-def test_404_is_absent(server, tmp_path):
-    losses = archive.deliver(["boss/none.bz2"], server.url, tmp_path / "o", check, tmp_path / "c")
-    assert losses["boss/none.bz2"] == archive.Loss(True, archive.ABSENT)
-    assert stored(tmp_path / "c") == []
+def test_404_is_absent_and_is_not_asked_for_ever(server, tmp_path):
+    for number in range(3):
+        out = tmp_path / str(number)
+        losses = archive.deliver(["boss/none.bz2"], [server.url], out, check, tmp_path / "c")
+        assert losses["boss/none.bz2"] == Loss(True, ABSENT)
+        assert stored(out) == []
+    assert stored(tmp_path / "c") == ["boss/none.bz2.absent"]
+    assert server.asked == ["boss/none.bz2"] * 2, "asked twice to be sure, then not again"
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "line"),
     [
         (closes_early, "broke off"),
         (breaks_chunks, "broke off"),
-        (ends_short_without_length, "not what its name promises"),
-        (garbage, "not what its name promises"),
-        (server_error, "500"),
+        (garbage, "a web page"),
+        (server_error, "answered 500"),
         (nonsense, "broke off"),
-        (loops, "broke off"),
+        (loops, "round in circles"),
     ],
 )
-def test_a_fault_costs_its_own_file_and_leaves_nothing(server, tmp_path, fault, reason):
+def test_what_does_not_pass_stops_and_goes_on_another_time(server, tmp_path, fault, line):
     server.faults[NAMES[2]] = fault
-    losses = archive.deliver(NAMES, server.url, tmp_path / "out", check, tmp_path / "cache")
+    with pytest.raises(UserError, match=line) as caught:
+        archive.deliver(NAMES, [server.url], tmp_path / "out", check, tmp_path / "c", manners=QUICK)
+    assert NAMES[2] in str(caught.value) and "\n" not in str(caught.value)
+    rest = sorted(set(NAMES) - {NAMES[2]})
+    assert stored(tmp_path / "out") == rest
+    assert server.asked.count(NAMES[2]) == QUICK.tries * (6 if fault is loops else 1)
+    server.faults.clear()
+    assert archive.deliver(NAMES, [server.url], tmp_path / "o", check, tmp_path / "c") == {}
+    assert (tmp_path / "o" / NAMES[2]).read_bytes() == content(NAMES[2])
+    assert sorted(set(server.asked[-1:])) == NAMES[2:3], "what had come was not asked for again"
+
+
+def test_what_does_not_pass_can_cost_its_own_file(server, tmp_path):
+    server.faults[NAMES[2]] = server_error
+    losses = archive.deliver(
+        NAMES, [server.url], tmp_path / "out", check, manners=QUICK, give_up=True
+    )
     assert list(losses) == [NAMES[2]]
-    assert not losses[NAMES[2]].absent and reason in losses[NAMES[2]].reason
+    assert not losses[NAMES[2]].absent and "answered 500" in losses[NAMES[2]].reason
+
+
+def test_the_same_damage_again_and_again_is_the_archives_own(server, tmp_path):
+    server.faults[NAMES[2]] = ends_short_without_length
+    losses = archive.deliver(
+        NAMES, [server.url], tmp_path / "out", check, tmp_path / "cache", manners=QUICK
+    )
+    assert losses == {NAMES[2]: Loss(False, "not what its name promises")}
+    assert server.asked.count(NAMES[2]) == 4
     rest = sorted(set(NAMES) - {NAMES[2]})
     assert stored(tmp_path / "cache") == rest and stored(tmp_path / "out") == rest
-    server.faults.clear()
-    assert archive.deliver(NAMES, server.url, tmp_path / "out", check, tmp_path / "cache") == {}
-    assert (tmp_path / "out" / NAMES[2]).read_bytes() == content(NAMES[2])
 
 
 def test_what_is_stored_is_not_fetched_again(server, tmp_path):
     for number in range(3):
-        archive.deliver(NAMES, server.url, tmp_path / f"out{number}", check, tmp_path / "cache")
+        archive.deliver(NAMES, [server.url], tmp_path / f"out{number}", check, tmp_path / "cache")
     assert sorted(server.asked) == sorted(NAMES)
 
 
@@ -202,18 +231,18 @@ def test_a_killed_downloads_part_is_written_over(server, tmp_path):
     part = tmp_path / "cache" / f"{NAMES[0]}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"y" * 1_000_000)
-    assert archive.deliver(NAMES[:1], server.url, tmp_path / "o", check, tmp_path / "cache") == {}
+    assert archive.deliver(NAMES[:1], [server.url], tmp_path / "o", check, tmp_path / "cache") == {}
     assert (tmp_path / "o" / NAMES[0]).read_bytes() == content(NAMES[0])
     assert stored(tmp_path / "cache") == NAMES[:1]
 
 
 def test_the_cache_stays_under_its_cap_and_keeps_what_was_used_last(server, tmp_path):
     cache, size = tmp_path / "cache", len(content(NAMES[0]))
-    archive.deliver(NAMES[:4], server.url, tmp_path / "one", check, cache)
+    archive.deliver(NAMES[:4], [server.url], tmp_path / "one", check, cache)
     for age, name in enumerate(NAMES[:4]):
         os.utime(cache / name, (1e9 + age, 1e9 + age))
-    archive.deliver(NAMES[:1], server.url, tmp_path / "two", check, cache)  # used again
-    archive.deliver(NAMES[4:5], server.url, tmp_path / "two", check, cache, 3.5 * size / 1e9)
+    archive.deliver(NAMES[:1], [server.url], tmp_path / "two", check, cache)  # used again
+    archive.deliver(NAMES[4:5], [server.url], tmp_path / "two", check, cache, 3.5 * size / 1e9)
     assert stored(cache) == sorted([NAMES[0], NAMES[3], NAMES[4]])
     for name in NAMES[:4]:  # what a shard in flight holds is not taken away
         assert (tmp_path / "one" / name).read_bytes() == content(name)
@@ -221,13 +250,13 @@ def test_the_cache_stays_under_its_cap_and_keeps_what_was_used_last(server, tmp_
 
 def test_no_more_than_so_many_downloads_at_a_time(server, tmp_path):
     server.delay = 0.05
-    archive.deliver(NAMES, server.url, tmp_path / "out", check, streams=2)
+    archive.deliver(NAMES, [server.url], tmp_path / "out", check, streams=2, manners=QUICK)
     assert server.most == 2
 
 
 def test_threads_that_want_one_file_fetch_it_once(server, tmp_path):
     server.delay = 0.1
-    archive.deliver(NAMES[:1] * 5, server.url, tmp_path / "out", check, tmp_path / "cache")
+    archive.deliver(NAMES[:1] * 5, [server.url], tmp_path / "out", check, tmp_path / "cache")
     assert server.asked == NAMES[:1]
 
 
@@ -236,7 +265,7 @@ import sys
 from pathlib import Path
 from pipeline.survey import archive
 names, root, out, cache = sys.argv[1].split(), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-assert archive.deliver(names, root, out, lambda path, data: None, cache) == {}
+assert archive.deliver(names, [root], out, lambda path, data: None, cache) == {}
 """
 
 
@@ -259,7 +288,7 @@ def test_a_cache_on_another_disk_is_copied_from(server, tmp_path):
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system (/dev/shm) to try it with")
     with tempfile.TemporaryDirectory(dir=other) as cache:
-        assert archive.deliver(NAMES, server.url, tmp_path / "o", check, Path(cache)) == {}
+        assert archive.deliver(NAMES, [server.url], tmp_path / "o", check, Path(cache)) == {}
     assert (tmp_path / "o" / NAMES[0]).read_bytes() == content(NAMES[0])
 
 
@@ -277,5 +306,5 @@ def test_a_cache_on_another_disk_is_copied_from(server, tmp_path):
 )
 def test_a_root_that_cannot_be_is_one_line(tmp_path, root, line):
     with pytest.raises(UserError, match=line) as caught:
-        archive.deliver(NAMES, root, tmp_path / "out", check)
+        archive.deliver(NAMES, [root], tmp_path / "out", check, manners=QUICK)
     assert "\n" not in str(caught.value)

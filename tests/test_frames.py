@@ -10,10 +10,12 @@ from small_archive import served
 from small_sky import Sky, write_frame
 
 from pipeline import frames, run
-from pipeline.survey.archive import Loss, read_record
+from pipeline.survey.archive import read_record
 from pipeline.survey.names import BANDS, FRAME_SHAPE, frame_path
+from pipeline.survey.transfer import Loss
 
 SKY = Sky()
+QUICK = ("--longest-wait", "0.01", "--requests-per-minute", "100000")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def catalog(tmp_path) -> str:
 
 
 def bring(catalog, root, output, *more):
-    argv = ["--galaxies", catalog, "--shard", "3", "--root", str(root), "--output", str(output)]
+    argv = ["fetch", "--galaxies", catalog, "--shard", "3", "--root", str(root), "--output", str(output)]
     frames.main([*argv, *more])
     return {path: loss._asdict() for path, loss in read_record(Path(output))[1].items()}
 
@@ -49,12 +51,14 @@ def test_frames_of_a_folder_are_linked(catalog, archive, tmp_path):
     losses = bring(catalog, archive, tmp_path / "frames")
     assert list(losses) == [frame_path(SKY.field(1), "i")]  # the rest is checked when it is read
     assert (tmp_path / "frames" / frame_path(SKY.field(), "u")).is_symlink()
-    assert sorted(os.listdir(tmp_path)) == ["catalog.parquet", "frames"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "catalog.parquet", "frames", "frames.provenance.json",
+    ]  # fmt: skip
 
 
 def test_frames_over_http_are_checked_and_their_losses_told(catalog, archive, tmp_path):
     with served(archive) as url:
-        losses = bring(catalog, url, tmp_path / "frames", "--cache", str(tmp_path / "cache"))
+        losses = bring(catalog, url, tmp_path / "frames", *QUICK, "--cache", str(tmp_path / "cache"))
     names = {Path(path).name[6]: Loss(**loss) for path, loss in losses.items()}
     assert set(names) == {"g", "r", "i"}
     assert names["i"].absent and not names["g"].absent and not names["r"].absent
@@ -62,7 +66,7 @@ def test_frames_over_http_are_checked_and_their_losses_told(catalog, archive, tm
     good = tmp_path / "frames" / frame_path(SKY.field(), "u")
     assert good.read_bytes() == (archive / frame_path(SKY.field(), "u")).read_bytes()
     assert os.path.samefile(good, tmp_path / "cache" / frame_path(SKY.field(), "u"))
-    assert read_record(tmp_path / "frames")[0] == url
+    assert read_record(tmp_path / "frames")[0] == [url]
 
 
 def test_a_second_time_gives_the_same_and_replaces_the_first(catalog, archive, tmp_path):
@@ -86,7 +90,7 @@ def test_a_second_time_gives_the_same_and_replaces_the_first(catalog, archive, t
 )
 def test_bad_input_ends_in_one_line(catalog, archive, tmp_path, monkeypatch, change, line):
     monkeypatch.chdir(tmp_path)
-    argv = ["--galaxies", catalog, "--shard", "3", "--root", str(archive), "--output", "frames"]
+    argv = ["fetch", "--galaxies", catalog, "--shard", "3", "--root", str(archive), "--output", "frames"]
     monkeypatch.setattr(sys, "argv", ["frames", *argv, *change])
     with pytest.raises(SystemExit) as caught:
         run.start(frames.main)

@@ -12,8 +12,8 @@ from pipeline.images import gather
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.simulation.masks import make_mask_bytes
-from pipeline.survey.archive import Damaged
 from pipeline.survey.names import BANDS, FRAME_SHAPE, Field, frame_path, mask_path
+from pipeline.survey.transfer import Damaged
 
 REACH = Stamp().reach
 SKY = Sky()
@@ -36,7 +36,7 @@ def archive(tmp_path_factory):
 
 def test_own_and_neighbouring_frames_come(archive, tmp_path):
     galaxies = SKY.galaxies([(1000, 700), (1000, 20)])
-    losses = gather.gather(galaxies, REACH, str(archive), tmp_path)
+    losses = gather.gather(galaxies, REACH, [str(archive)], tmp_path)
     came = {
         (field, band) for field, band in keys() if (tmp_path / frame_path(field, band)).exists()
     }
@@ -51,15 +51,15 @@ def keys():
 
 def test_masks_come_where_asked_for(archive, tmp_path):
     galaxies = SKY.galaxies([(1000, 700)])
-    assert gather.gather(galaxies, REACH, str(archive), tmp_path / "a", mask=True) == {}
+    assert gather.gather(galaxies, REACH, [str(archive)], tmp_path / "a", mask=True) == {}
     assert all((tmp_path / "a" / mask_path(SKY.field(), band)).exists() for band in BANDS)
-    gather.gather(galaxies, REACH, str(archive), tmp_path / "b")
+    gather.gather(galaxies, REACH, [str(archive)], tmp_path / "b")
     assert not (tmp_path / "b" / mask_path(SKY.field(), "r")).exists()
 
 
 def test_a_folder_of_the_real_archive_is_enough(real_data, tmp_path):
     galaxies = pd.read_csv(real_data / "galaxies.csv")
-    losses = gather.gather(galaxies, REACH, str(real_data / "sas" / "dr9"), tmp_path)
+    losses = gather.gather(galaxies, REACH, [str(real_data / "sas" / "dr9")], tmp_path)
     assert all((tmp_path / frame_path(Field(2820, 3, 122), band)).exists() for band in BANDS)
     assert losses and all("-0122." not in p and "-0136." not in p for p in losses)
 

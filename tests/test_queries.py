@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from small_survey import KNOWN, make, objid
 from sqlglot import exp
 
-from pipeline.query import run_duckdb
+from pipeline import query
 from pipeline.survey import tsql
 
 QUERIES = Path(__file__).resolve().parents[1] / "queries"
@@ -18,7 +19,10 @@ BANDED = ("rowc", "colc", "petroMag", "modelMag", "extinction")
 
 def rows_of(tmp_path, name, **tables):
     source = make(tmp_path / "survey.duckdb", **tables)
-    return run_duckdb(source, QUERIES / f"{name}.sql").to_pandas()
+    out = source.with_name(f"{name}.parquet")
+    query.main(["--engine=duckdb", f"--source={source}", f"--sql={QUERIES / name}.sql",
+                f"--output={out}"])  # fmt: skip
+    return pq.read_table(out).to_pandas()
 
 
 @pytest.mark.parametrize("name", NAMES)

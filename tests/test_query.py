@@ -26,6 +26,12 @@ def sql(tmp_path, text: str):
     return path
 
 
+def run_sql(source, path, *more):
+    out = path.parent / "result.parquet"
+    query.main(["--engine=duckdb", f"--source={source}", f"--sql={path}", f"--output={out}", *more])
+    return pq.read_table(out)
+
+
 def test_an_id_comes_through_exactly(survey, tmp_path):
     path = sql(tmp_path, f"SELECT objID FROM PhotoObjAll WHERE objID = {KNOWN}")
     out = tmp_path / "out.parquet"
@@ -51,7 +57,7 @@ def test_the_database_is_left_as_it_was(survey, tmp_path):
     before = survey.read_bytes()
     path = sql(tmp_path, "SELECT objID FROM PhotoObjAll")
     with duckdb.connect(str(survey), read_only=True):  # another reader does not matter
-        query.run_duckdb(survey, path)
+        run_sql(survey, path)
     assert survey.read_bytes() == before
 
 
@@ -71,7 +77,7 @@ def test_the_database_is_left_as_it_was(survey, tmp_path):
 )
 def test_bad_sql_is_refused_in_one_line(survey, tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
-        query.run_duckdb(survey, sql(tmp_path, text))
+        run_sql(survey, sql(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
@@ -86,8 +92,19 @@ def test_bad_files_are_refused_in_one_line(survey, tmp_path):
         (survey, tmp_path / "absent.sql", "no such file"), (survey, binary, "not UTF-8"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message) as caught:
-            query.run_duckdb(source, path)
+            run_sql(source, path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_stretch_keeps_its_fields_alone(tmp_path):
+    photo = [dict(objID=objid(1, field), field=field) for field in (161, 162, 163, 164)]
+    source = make(tmp_path / "survey.duckdb", photo=photo)
+    path = sql(tmp_path, "SELECT po.objID, po.field -- all\nFROM PhotoObjAll po;\n")
+    rows = run_sql(source, path, "--stretch", "1904", "3", "162", "163")
+    assert rows.column("field").to_pylist() == [162, 163]
+    for stretch in ("1904 7 1 2", "1904 3 5 2", "99999 3 1 2"):
+        with pytest.raises(UserError, match="--stretch"):
+            run_sql(source, path, "--stretch", *stretch.split())
 
 
 def test_table_engine_reads_its_own_output(tmp_path):
@@ -101,7 +118,7 @@ def test_table_engine_reads_its_own_output(tmp_path):
 
 
 def test_sql_belongs_to_the_engine_that_runs_it(survey, tmp_path):
-    with pytest.raises(UserError, match="--sql goes with the engine duckdb"):
+    with pytest.raises(UserError, match="--sql goes with the engines that run SQL"):
         query.main(["--engine=duckdb", f"--source={survey}", "--output=x.parquet"])
 
 

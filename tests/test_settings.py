@@ -120,6 +120,8 @@ def test_environment_variables_are_put_in_and_an_unset_one_is_named(config, monk
     config["frames"]["root"] = "${SOME_DATA}/sas/dr9"
     monkeypatch.setenv("SOME_DATA", "/data")
     assert settings.checked(config)["frames"]["root"] == "/data/sas/dr9"
+    config["frames"]["root"] = ["${SOME_DATA}/sas/dr9", "https://data.sdss.org/sas/dr9"]
+    assert settings.checked(config)["frames"]["root"][0] == "/data/sas/dr9"
     monkeypatch.delenv("SOME_DATA")
     with pytest.raises(UserError, match="frames: root: the environment variable SOME_DATA"):
         settings.checked(config)
@@ -143,8 +145,9 @@ def test_flags_are_quoted_and_null_is_left_out():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_config_key_is_a_flag_of_its_stage(stage, config):
+    command = ["fetch"] if stage == "frames" else []
     done = subprocess.run(
-        [sys.executable, "-m", f"pipeline.{stage}", "--help"],
+        [sys.executable, "-m", f"pipeline.{stage}", *command, "--help"],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     for key in config.get(stage, {}):

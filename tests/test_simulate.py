@@ -13,9 +13,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from pipeline import run, simulate
-from pipeline.simulation import artefacts, neighbours, observe, population, render, schema, spectra
+from pipeline.simulation import artefacts, neighbours, observe, population, render, spectra
 from pipeline.simulation.colours import relative_flux
 from pipeline.simulation.plan import Plan, stream
+from pipeline.survey import dr12
 from pipeline.survey.extinction import R_DR12, R_SF11, e_bv
 from pipeline.survey.names import BANDS, Field, frame_path, mask_path, unpack_objid
 
@@ -40,7 +41,7 @@ def survey(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tables(survey) -> dict[str, pd.DataFrame]:
     with duckdb.connect(survey / "survey.duckdb", read_only=True) as database:
-        return {name: database.execute(f'SELECT * FROM "{name}"').df() for name in schema.SCHEMAS}
+        return {name: database.execute(f'SELECT * FROM "{name}"').df() for name in dr12.SCHEMAS}
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,12 @@ def test_same_seed_gives_the_same_bytes_whatever_the_workers(survey, band):
 
 def test_tables_have_the_types_of_dr12(survey):
     with duckdb.connect(survey / "survey.duckdb", read_only=True) as database:
-        for name in schema.SCHEMAS:
+        for name in dr12.SCHEMAS:
             described = database.execute(f'DESCRIBE "{name}"').fetchall()
             kinds = {row[0]: row[1] for row in described}
-            assert list(kinds) == list(schema.columns(name))
-            for column, kind in schema.columns(name).items():
-                assert kinds[column] == schema.DUCKDB_TYPES[kind]
+            assert list(kinds) == list(dr12.columns(name))
+            for column, kind in dr12.columns(name).items():
+                assert kinds[column] == dr12.DUCKDB_TYPES[kind]
 
 
 def test_ids_say_where_an_object_is(tables):

@@ -14,10 +14,10 @@ from pipeline.images.engines import ENGINES, MARGIN
 from pipeline.images.geometry import corners, window
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
-from pipeline.survey import archive, frame, masks
-from pipeline.survey.archive import Loss
+from pipeline.survey import frame, masks
 from pipeline.survey.frame import BadFrame, Frame
 from pipeline.survey.names import Field, frame_path, mask_path
+from pipeline.survey.transfer import ABSENT, Loss
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _read_file(root: Path, path: str, losses: dict[str, Loss]) -> bytes:
     try:
         return (root / path).read_bytes()
     except FileNotFoundError:
-        default = Loss(True, archive.ABSENT)
+        default = Loss(True, ABSENT)
         raise _Lost(path, losses.get(path, default)) from None
     except OSError as error:
         loss = Loss(False, f"cannot be read ({error.strerror})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,8 @@ import pyarrow.parquet as pq
 
 from pipeline.run import UserError
 from pipeline.survey import archive, footprint, frame, masks
-from pipeline.survey.archive import Damaged, Loss
 from pipeline.survey.names import BANDS, Field, frame_path, mask_path
+from pipeline.survey.transfer import Damaged, Loss
 
 
 def read_shard(catalog: str | Path, shard: int) -> pd.DataFrame:
@@ -34,7 +35,12 @@ def read_shard(catalog: str | Path, shard: int) -> pd.DataFrame:
 
 
 def gather(
-    galaxies: pd.DataFrame, reach: float, root: str, folder: Path, mask: bool = False, **options
+    galaxies: pd.DataFrame,
+    reach: float,
+    roots: Sequence[str],
+    folder: Path,
+    mask: bool = False,
+    **options,
 ) -> dict[str, Loss]:
     """Bring every frame that stamps reaching `reach` degrees need into `folder`.
 
@@ -44,21 +50,31 @@ def gather(
 
     Returns:
         What did not come: path below the root -> why.
+
+    Raises:
+        UserError: no root has any of the own fields' frames, so that they are likely no roots;
+            and as `archive.deliver`.
     """
     fields = galaxies[["run", "camcol", "field"]].drop_duplicates()
     own = [Field(*map(int, key)) for key in fields.itertuples(index=False)]
     keys = [(field, band) for field in sorted(own) for band in BANDS]
-    losses = _bring(keys, root, folder, mask, options)
+    losses = _bring(keys, roots, folder, mask, options)
+    if len(losses) == len(keys) * (1 + mask) and all(loss.absent for loss in losses.values()):
+        raise UserError(
+            f"{' or '.join(roots)}: has none of the {len(keys)} frames of these galaxies' fields "
+            f"(the first: {frame_path(*keys[0])}); check the root: boss/photoObj/frames/... lies "
+            "below it, as below https://data.sdss.org/sas/dr9"
+        )
     needs = footprint.frames_needed(galaxies, reach, header_from(folder))
     rest = [key for key in needs if key not in set(keys)]
-    return losses | _bring(rest, root, folder, mask, options)
+    return losses | _bring(rest, roots, folder, mask, options)
 
 
-def _bring(keys, root: str, folder: Path, mask: bool, options: dict) -> dict[str, Loss]:
+def _bring(keys, roots, folder: Path, mask: bool, options: dict) -> dict[str, Loss]:
     paths = [frame_path(*key) for key in keys]
     if mask:
         paths += [mask_path(*key) for key in keys]
-    return archive.deliver(paths, root, folder, check, **options)
+    return archive.deliver(paths, roots, folder, check, **options)
 
 
 def check(path: str, data: bytes) -> None:

@@ -11,6 +11,7 @@ sqlglot does the translation. Five things that it leaves with another meaning ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from sqlglot import exp
@@ -24,6 +25,9 @@ from pipeline.run import UserError
 
 COLLATION = "SET default_collation = 'NOCASE'"
 """The DuckDB statement that goes before a translated query."""
+
+ROW, ROWS, SUM = "ugriz_row", "ugriz_rows", "ugriz_sum"
+"""Columns that are added to a query on its way, and do not get into its table."""
 
 Schema = Mapping[str, Mapping[str, str]]
 """Table name -> column name -> DuckDB type."""
@@ -160,3 +164,77 @@ def _hex_value(digits: str) -> int:
     """T-SQL reads a hex literal as bytes: eight of them are a signed bigint."""
     value = int(digits or "0", 16)
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def refuse_parts(query: exp.Query, name: str) -> None:
+    """UserError for what a query cannot have that is put inside another: WITH and ORDER BY."""
+    if query.args.get("with_") or query.args.get("with"):
+        raise UserError(f"{name}: has WITH before its SELECT; put that part in the FROM instead")
+    if query.args.get("order"):
+        raise UserError(
+            f"{name}: has ORDER BY; leave it out, the rows are sorted when they are all there"
+        )
+
+
+def key_column(query: exp.Query, name: str) -> str:
+    """The output column by which a query's rows are cut into ranges: objID, else fieldID.
+
+    Raises UserError for a query that has neither.
+    """
+    outputs = {output.lower(): output for output in query.named_selects}
+    for key in ("objid", "fieldid"):
+        if key in outputs:
+            return outputs[key]
+    raise UserError(f"{name}: has no column objID or fieldID; add one, rows are fetched by it")
+
+
+def output_types(query: exp.Query, schema: Schema) -> dict[str, str]:
+    """DuckDB types of a query's output columns, as far as `schema` (SQL Server types) tells."""
+    try:
+        tree = qualify(query.copy(), schema=dict(schema), dialect=CasJobs())
+        tree = annotate_types(tree, schema=dict(schema), dialect=CasJobs())
+    except SqlglotError:
+        return {}
+    kinds = {}
+    for name, column in zip(query.named_selects, tree.selects, strict=True):
+        if column.type and not column.is_type(exp.DType.UNKNOWN, exp.DType.NULL):
+            kinds[name] = column.type.sql(dialect="duckdb")
+    return kinds
+
+
+def between(text: str, key: str, low: int, high: int) -> str:
+    """The rows of a query of which `key` is from `low` to `high`; keeps the text's lines."""
+    return f"SELECT * FROM ( {_bare(text)}\n) AS part WHERE part.{key} BETWEEN {low} AND {high}"
+
+
+def into(text: str, table: str, key: str) -> str:
+    """The statement that puts a query's rows, numbered from 1 by `key`, into a MyDB table."""
+    return (
+        f"SELECT ROW_NUMBER() OVER (ORDER BY q.{key}) AS {ROW}, q.* INTO MyDB.{table} "
+        f"FROM ( {_bare(text)}\n) AS q"
+    )
+
+
+def with_sums(text: str, key: str) -> str:
+    """The query with two columns more, the same on every row: how many rows, and their keys' sum.
+
+    They tell whether all rows of a CSV arrived, which has no checksum of its own.
+    """
+    return (
+        f"SELECT s.*, COUNT_BIG(*) OVER () AS {ROWS}, "
+        f"SUM(CAST(s.{key} AS decimal(38, 0))) OVER () AS {SUM} FROM ( {_bare(text)}\n) AS s"
+    )
+
+
+def _bare(text: str) -> str:
+    return text.strip().rstrip(";")
+
+
+def line_of(text: str, message: str) -> str:
+    """`line N: ` for what a message of SQL Server names in quotes, if the query has it; else ``."""
+    for word in re.findall(r"'([^']{1,120})'", message):
+        bare = word.rpartition(".")[2]
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.search(rf"\b{re.escape(bare)}\b", line.partition("--")[0], re.IGNORECASE):
+                return f"line {number}: "
+    return ""

@@ -28,7 +28,6 @@ rule simulate:
 rule query:
     input:
         unpack(query_inputs),
-        source=config["query"]["source"],
         code=sources("query"),
     output:
         "results/query/{name}.parquet",
@@ -38,12 +37,16 @@ rule query:
         "../../envs/ugriz.yaml"
     resources:
         mem_mb=4000,
-        runtime=120,
+        runtime=2880 if ASKS else 120,
+        sdss=int(ASKS),
+        # no params: how a service is asked may change in the middle of a run and reruns nothing
+        asking=QUERYING,
     params:
-        engine=config["query"]["engine"],
+        source=flags({key: config["query"][key] for key in ("engine", "source")}),
         sql=lambda wildcards, input: named(input, ["sql"]),
+        rows=flags({key: config["query"][key] for key in ("stretch", "context")}),
     shell:
-        "python -m pipeline.query --engine {params.engine} --source {input.source:q} {params.sql}"
+        "python -m pipeline.query {params.source} {params.sql} {params.rows} {resources.asking}"
         " --output {output:q} 2>&1 | tee {log}"
 
 

@@ -24,6 +24,13 @@ SPLITS = ["train", "valid", "test", "unlabelled"]
 PICTURES = ["contact-sheet", "sky-map", "funnel", "magnitudes"]
 SKY_SPLIT = config["catalog"]["split"] == "sky"
 OWN_TABLE = config["query"]["engine"] == "table"
+ASKS = config["query"]["engine"] in ("casjobs", "skyserver")
+ROOTS = (
+    [config["frames"]["root"]]
+    if isinstance(config["frames"]["root"], str)
+    else config["frames"]["root"]
+)
+FETCHES = any(root.startswith("http") for root in ROOTS)
 TABLES = ["galaxies"] if OWN_TABLE else ["labelled", "unlabelled", "morphology"]
 METHOD = config["pretrain"]["method"]
 STARTS = config["train"]["starts"]
@@ -32,9 +39,22 @@ SEEDS = config["train"]["seeds"]
 # no params: how a training runs may change in the middle of it and reruns nothing
 TRAINING = flags(config["running"])
 APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
+NETWORK = flags(config["network"])
+QUERYING = ""
+if ASKS:
+    how = ["login", "credentials", "drop_tables", "page_rows", "poll"]
+    QUERYING = flags({key: config["query"].get(key) for key in how}) + " " + NETWORK
+FETCHING = flags(config["frames"], leave_out=["root", "window"])
+FETCHING = f"{flags({'root': ROOTS})} {FETCHING} {NETWORK}"
+PLANNING = flags(
+    {key: config["frames"][key] for key in ("streams", "window", "cache_gb")}
+    | {"mb_per_second": config["network"].get("mb_per_second")}
+)
+STAMP = flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")})
 SEARCHED = ["gallery", "outliers"]
 EVALUATED = ["fig2", "redshifts", "residuals", "residuals-sky", "pit"]
 PRODUCTS = {
+    "measured": "results/measured.json",
     "redshifts": [
         "results/evaluate/photoz/metrics.json",
         "results/photoz/catalog.parquet",
@@ -50,9 +70,15 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def archive_below(root):
-    """The simulated archive as an input, if `root` lies in it; others are not watched."""
-    return ["results/simulate/sas"] if root.startswith("results/simulate/") else []
+def archive_below(roots):
+    """The simulated archive as an input, if a root lies in it; others are not watched."""
+    below = any(root.startswith("results/simulate/") for root in roots)
+    return ["results/simulate/sas"] if below else []
+
+
+def plan_first(wildcards):
+    """What will be fetched is told before anything is."""
+    return ["results/plan.json"] if FETCHES else []
 
 
 def catalog_inputs(wildcards):
@@ -70,10 +96,10 @@ def fields_input(wildcards):
 
 
 def query_inputs(wildcards):
-    """The SQL file, for the engines that run it."""
-    if OWN_TABLE:
-        return {}
-    return {"sql": f"{workflow.basedir}/queries/{wildcards.name}.sql"}
+    """The SQL file, for the engines that run it; the source, where it is a file."""
+    sql = {"sql": f"{workflow.basedir}/queries/{wildcards.name}.sql"}
+    source = {"source": config["query"]["source"]}
+    return (source if OWN_TABLE else sql) | ({} if ASKS else source)
 
 
 def earlier_stamps(wildcards):

@@ -1,10 +1,55 @@
 # From a shard's galaxies to its stamps, and from all shards to a checked set.
 
 
+rule plan:
+    input:
+        catalog="results/catalog.parquet",
+        code=sources("frames"),
+    output:
+        "results/plan.json",
+    log:
+        "logs/plan.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        stamp=STAMP,
+        planning=PLANNING,
+    shell:
+        "python -m pipeline.frames plan --galaxies {input.catalog:q} {params.stamp}"
+        " {params.planning} --output {output:q} 2>&1 | tee {log}"
+
+
+rule measured:
+    input:
+        catalog="results/catalog.parquet",
+        dataset="results/dataset.json",
+        code=sources("frames"),
+    output:
+        "results/measured.json",
+    log:
+        "logs/measured.log",
+    conda:
+        "../../envs/ugriz.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        stamp=STAMP,
+        planning=PLANNING,
+    shell:
+        "python -m pipeline.frames plan --galaxies {input.catalog:q} {params.stamp}"
+        " {params.planning} --measured results/frames/*.provenance.json"
+        " results/cutouts/*.provenance.json --output {output:q} 2>&1 | tee {log}"
+
+
 rule frames:
     input:
         catalog="results/catalog.parquet",
-        archive=archive_below(config["frames"]["root"]),
+        archive=archive_below(ROOTS),
+        plan=ancient(plan_first),
         earlier=ancient(earlier_stamps),
         code=sources("frames"),
     output:
@@ -16,16 +61,15 @@ rule frames:
     resources:
         mem_mb=1000,
         runtime=240,
-        sdss=int(config["frames"]["root"].startswith("http")),
-        # no param: how files are fetched may change in the middle of a run and reruns nothing
-        fetching=flags(config["frames"], leave_out=["root", "window"]),
+        sdss=int(FETCHES),
+        # no params: how files are fetched may change in the middle of a run and reruns nothing
+        fetching=FETCHING,
     params:
-        root=config["frames"]["root"],
-        stamp=flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")}),
+        root=ROOTS[0],
+        stamp=STAMP,
     shell:
-        "python -m pipeline.frames --galaxies {input.catalog:q} --shard {wildcards.shard}"
-        " --root {params.root:q} {resources.fetching} {params.stamp} --output {output:q}"
-        " 2>&1 | tee {log}"
+        "python -m pipeline.frames fetch --galaxies {input.catalog:q} --shard {wildcards.shard}"
+        " {resources.fetching} {params.stamp} --output {output:q} 2>&1 | tee {log}"
 
 
 rule cutouts:

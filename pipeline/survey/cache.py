@@ -1,0 +1,128 @@
+"""A folder of verified files of the archive that several processes share, kept under a size.
+
+Beside a file's place there may be `NAME.part` (what has come of it so far), `NAME.part.json` (what
+the server said of it, so that the rest can be asked for) and `NAME.absent` (the archive does not
+have it, and when it said so).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.run import whole_file
+
+ABSENT_FOR = 30 * 86400.0
+"""Seconds for which a file that the archive does not have is not asked for again."""
+_NOT_FILES = (".part", ".json", ".absent")
+
+
+class Store:
+    """A file in use is a hard link elsewhere, so that trimming the store never takes it away."""
+
+    def __init__(self, folder: Path, cap_gb: float = float("inf")):
+        self.folder, self.cap = Path(folder), cap_gb * 1e9
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, path: str) -> Iterator[Path]:
+        """Hold the right to make `path`; yields the name to write to until it is whole."""
+        part = self.folder / f"{path}.part"
+        while True:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "ab") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if not _same_file(handle, part):  # the former holder has renamed it meanwhile
+                    continue
+                try:
+                    yield part
+                finally:
+                    with contextlib.suppress(FileNotFoundError):
+                        if not part.stat().st_size:
+                            Path(f"{part}.json").unlink(missing_ok=True)
+                            part.unlink()
+                return
+
+    def link(self, path: str, target: Path) -> bool:
+        """Hard-link a stored file to `target`; False if it is not in the store."""
+        source = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.utime(source)  # the age by which the store is trimmed
+            os.link(source, target)
+        except FileExistsError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copyfile(source, target)  # the store is on another disk
+        return True
+
+    def keep(self, path: str, part: Path) -> None:
+        """Give a verified `part` its name."""
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, self.folder / path)
+        Path(f"{part}.json").unlink(missing_ok=True)
+
+    def note_absent(self, path: str, roots: tuple[str, ...]) -> None:
+        """Remember that none of `roots` has `path`."""
+        with whole_file(self.folder / f"{path}.absent", unique=True) as part:
+            part.write_text(json.dumps({"asked": time.time(), "roots": sorted(roots)}))
+
+    def known_absent(self, path: str, roots: tuple[str, ...]) -> bool:
+        """Whether `roots` were found not to have `path`, not long ago."""
+        try:
+            note = json.loads((self.folder / f"{path}.absent").read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        fresh = 0 <= time.time() - note["asked"] < ABSENT_FOR  # the clock may have been wrong
+        return fresh and set(roots) <= set(note["roots"])
+
+    def files(self) -> Iterator[Path]:
+        """The stored files; not what is half there."""
+        for file in self.folder.rglob("*.*z*"):
+            if file.suffix not in _NOT_FILES and not file.name.startswith("."):
+                yield file
+
+    def forget(self, path: str) -> None:
+        """Remove a stored file and all that is known of it."""
+        for suffix in ("", ".part", ".part.json", ".absent"):
+            (self.folder / f"{path}{suffix}").unlink(missing_ok=True)
+
+    def absences(self) -> list[str]:
+        """The paths that are remembered as absent."""
+        found = (file.relative_to(self.folder) for file in self.folder.rglob("*.absent"))
+        return sorted(str(path)[: -len(".absent")] for path in found)
+
+    def trim(self) -> None:
+        """Remove the files longest unused until the store is under its cap."""
+        with open(self.folder / ".lock", "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            files = []
+            for file in self.files():
+                with contextlib.suppress(FileNotFoundError):
+                    facts = file.stat()
+                    files.append((facts.st_mtime, facts.st_size, file))
+            excess = sum(size for _, size, _ in files) - self.cap
+            for _, size, file in sorted(files):
+                if excess <= 0:
+                    break
+                file.unlink(missing_ok=True)
+                excess -= size
+
+
+def _same_file(handle, path: Path) -> bool:
+    try:
+        return os.fstat(handle.fileno()).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
