@@ -30,6 +30,9 @@ MORPHOLOGY = {
 """Columns of queries/morphology.sql that go into the catalogue, where it is asked for."""
 
 
+OF_FIELD = tuple(f"{name}_{band}" for name in field_tables.PER_BAND for band in BANDS)
+
+
 @dataclass(frozen=True)
 class Options:
     """How the catalogue is made; None switches a cut off. Names are those of the flags.
@@ -86,18 +89,17 @@ def build(
         if "b" not in sample.rows:
             b = positions.galactic_latitude(sample.rows["ra"], sample.rows["dec"])
             sample.rows = sample.rows.assign(b=b)
+    whole = _dereddened([sample.rows for sample in samples])
+    cuts.narrow(samples)
     _cut_labelled(samples[0], options)
     _cut_unlabelled(samples[1], labelled, options)
-    rows = pd.concat([sample.rows for sample in samples if len(sample.rows)] or [pd.DataFrame()])
-    if rows.empty:
+    if all(sample.rows.empty for sample in samples):
         raise _nothing_left(samples)
     _warn_of_empty(samples)
-    rows = rows.sort_values(["run", "camcol", "field", "objID"], ignore_index=True)
-    rows = _split(_complete(rows, fields, morphology), options)
+    rows = _split(_in_order(samples), options)
     rows["shard"] = splits.shards(rows, options.shards)
     funnel = _funnel(samples, rows, options)
-    galaxies = _arrow(rows, schema(morphology is not None))
-    return Catalog(galaxies, funnel, _rejected(samples))
+    return Catalog(_complete(rows, whole, fields, morphology), funnel, _rejected(samples))
 
 
 def schema(morphology: bool = False) -> pa.Schema:
@@ -111,9 +113,7 @@ def schema(morphology: bool = False) -> pa.Schema:
         for name in ("rowc", "colc", "petroMag", "modelMag", "extinction")
         for band in BANDS
     ]
-    of_field = [
-        (f"{name}_{band}", pa.float32()) for name in field_tables.PER_BAND for band in BANDS
-    ]
+    of_field = [(name, pa.float32()) for name in OF_FIELD]
     place = [(name, pa.int32()) for name in ("run", "rerun", "camcol", "field")]
     return pa.schema([
         ("objID", pa.int64()), ("specObjID", pa.int64()),
@@ -166,11 +166,23 @@ def _place(sample: Sample, fields: pd.DataFrame | None) -> None:
     sample.rows = rows.assign(**place)
 
 
+def _dereddened(samples: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """With dered_petro_r where no sample has it and it follows from other columns."""
+    if any("dered_petro_r" in rows for rows in samples):
+        return samples
+    return [
+        rows.assign(dered_petro_r=rows["petroMag_r"] - rows["extinction_r"])
+        if {"petroMag_r", "extinction_r"} <= set(rows)
+        else rows
+        for rows in samples
+    ]
+
+
 def _cut_labelled(sample: Sample, options: Options) -> None:
     repeat = cuts.repeats(sample.rows)
     sample.cut("object", "one row an object", repeat, "repeat spectrum of an object")
-    _cut_nearby(sample, options)
-    _cut_latitude(sample, options.min_b_labelled)
+    cuts.cut_nearby(sample, options.duplicate_radius)
+    cuts.cut_latitude(sample, options.min_b_labelled)
 
 
 def _cut_unlabelled(sample: Sample, labelled: pd.DataFrame | None, options: Options) -> None:
@@ -178,52 +190,18 @@ def _cut_unlabelled(sample: Sample, labelled: pd.DataFrame | None, options: Opti
     if labelled is not None:
         also = cuts.also_labelled(sample.rows, labelled, options.duplicate_radius)
         sample.cut("labelled", "not labelled", also, "is in the labelled sample")
-    _cut_nearby(sample, options)
-    _cut_latitude(sample, options.min_b_unlabelled)
-    _cut_photoz(sample, options)
+    cuts.cut_nearby(sample, options.duplicate_radius)
+    cuts.cut_latitude(sample, options.min_b_unlabelled)
+    cuts.cut_photoz(sample, options.max_photoz, drop=options.missing_photoz == "drop")
 
 
-def _cut_nearby(sample: Sample, options: Options) -> None:
-    radius = options.duplicate_radius
-    if radius < 0:
-        raise UserError(f"duplicate-radius: {radius}; give arcseconds from 0 up (the paper: 1)")
-    close = cuts.nearby(sample.rows, radius)
-    text = f"within {radius:g} arcsec of another galaxy"
-    sample.cut("no other nearby", f"no other within {radius:g} arcsec", close, text)
-
-
-def _cut_latitude(sample: Sample, limit: float | None) -> None:
-    if limit is not None:
-        low = np.abs(sample.rows["b"].to_numpy()) < limit
-        sample.cut("latitude", f"|b| >= {limit:g} deg", low, f"|b| below {limit:g} deg")
-
-
-def _cut_photoz(sample: Sample, options: Options) -> None:
-    rows = sample.rows
-    drop = options.missing_photoz == "drop"
-    if "photoz" not in rows and options.max_photoz is None and not drop:
-        return
-    photoz = rows["photoz"].to_numpy() if "photoz" in rows else np.full(len(rows), np.nan)
-    missing = np.isnan(photoz)
-    step = "photo-z missing, dropped" if drop else "photo-z missing, kept"
-    sample.cut("photo-z missing", step, missing & drop, "photo-z missing")
-    sample.steps[-1]["missing"] = int(missing.sum())
-    if options.max_photoz is not None:
-        high = photoz[~(missing & drop)] > options.max_photoz
-        limit = f"{options.max_photoz:g}"
-        sample.cut("photo-z", f"photo-z <= {limit}", high, f"photo-z above {limit}")
-
-
-def _complete(rows, fields: pd.DataFrame | None, morphology: pd.DataFrame | None) -> pd.DataFrame:
-    """Add what follows from other columns, from the fields and from the morphology table."""
-    if "dered_petro_r" not in rows and {"petroMag_r", "extinction_r"} <= set(rows):
-        rows["dered_petro_r"] = rows["petroMag_r"] - rows["extinction_r"]
-    if fields is not None:
-        of_field = field_tables.of_field(fields, rows)
-        rows = rows.drop(columns=of_field.columns, errors="ignore").join(of_field)
-    if morphology is not None:
-        rows = rows.merge(morphology, on="objID", how="left", validate="one_to_one")
-    return rows
+def _in_order(samples: tuple[Sample, Sample]) -> pd.DataFrame:
+    """What is left, in frame order: the columns that splits and shards look at, and `row`."""
+    names = ["objID", "ra", "dec", "run", "camcol", "field", "z", "row"]
+    rows = [sample.rows.filter(names) for sample in samples if len(sample.rows)]
+    for sample in samples:
+        del sample.rows  # to free the memory: what is left of them is here now
+    return pd.concat(rows).sort_values(["run", "camcol", "field", "objID"], ignore_index=True)
 
 
 def _split(rows: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -293,15 +271,40 @@ def _warn_of_empty(samples) -> None:
             log.warning("no %s galaxy is left after the step '%s'", sample.name, step)
 
 
-def _arrow(rows: pd.DataFrame, names: pa.Schema) -> pa.Table:
-    """The columns of `names`, with NaN as null and null where `rows` has no such column."""
-    columns = [
-        pa.array(rows[name], type=kind, from_pandas=True)
-        if name in rows
-        else pa.nulls(len(rows), kind)
-        for name, kind in zip(names.names, names.types, strict=True)
-    ]
+def _complete(
+    rows: pd.DataFrame,
+    samples: list[pd.DataFrame],
+    fields: pd.DataFrame | None,
+    morphology: pd.DataFrame | None,
+) -> pa.Table:
+    """The catalogue in the order of `rows`: each column in turn, from the table that has it."""
+    sources = [([rows[["shard", "split", "sky_split"]]], np.arange(len(rows)))]
+    if fields is not None:
+        names = [name for name in OF_FIELD if name in fields]
+        sources.append(([fields[names]], field_tables.rows_of(fields, rows)))
+    if morphology is not None:
+        votes = morphology.set_index("objID")
+        sources.append(([votes], votes.index.get_indexer(rows["objID"])))
+    sources.append((samples, rows["row"].to_numpy()))
+    sources = [(parts, pa.array(places, mask=places < 0)) for parts, places in sources]
+    names, columns = schema(morphology is not None), []
+    for name, kind in zip(names.names, names.types, strict=True):
+        having = (source for source in sources if any(name in part for part in source[0]))
+        parts, places = next(having, sources[-1])
+        columns.append(pa.concat_arrays([_column(part, name, kind) for part in parts]).take(places))
     return pa.Table.from_arrays(columns, schema=names)
+
+
+def _arrow(rows: pd.DataFrame, names: pa.Schema) -> pa.Table:
+    columns = [_column(rows, *column) for column in zip(names.names, names.types, strict=True)]
+    return pa.Table.from_arrays(columns, schema=names)
+
+
+def _column(rows: pd.DataFrame, name: str, kind: pa.DataType) -> pa.Array:
+    """With NaN as null, and null where `rows` has no such column."""
+    if name not in rows:
+        return pa.nulls(len(rows), kind)
+    return pa.array(rows[name], type=kind, from_pandas=True)
 
 
 def read_morphology(path: str) -> pd.DataFrame:
@@ -344,7 +347,10 @@ def main(argv: list[str] | None = None) -> None:
         known = rows.get("z", pd.Series(np.nan, index=rows.index)).notna()
         labelled = rows[known] if known.any() else None
         unlabelled = rows[~known] if not known.all() else None
-    fields = field_tables.read_fields(files["fields"]) if files["fields"] else None
+    fields = None
+    if files["fields"]:
+        unplaced = any(rows is not None and "run" not in rows for rows in (labelled, unlabelled))
+        fields = field_tables.read_fields(files["fields"], geometry=unplaced)
     morphology = read_morphology(files["morphology"]) if files["morphology"] else None
     made = build(labelled, unlabelled, fields, morphology, Options(**flags))
     shard = made.galaxies.column("shard").to_numpy()

@@ -199,12 +199,23 @@ def test_fields_without_geometry_place_nothing():
         fields.locate([100.0], [0.0], strip(95.0, 0.0, 100.0).drop(columns="incl"))
 
 
-def test_widths_and_gains_come_by_field(tmp_path):
-    table = strip(95.0, 0.0, 100.0, psfWidth_r=[1.0, 1.1, 1.2], gain_u=1.6)
+def test_fields_are_found_by_run_camcol_and_field():
+    table = strip(95.0, 0.0, 100.0)
     places = pd.DataFrame({"run": [94, 94, 99], "camcol": 1, "field": [13, 11, 11]})
-    joined = fields.of_field(table, places)
-    assert joined["psfWidth_r"].tolist()[:2] == [1.2, 1.0] and np.isnan(joined["psfWidth_r"][2])
-    assert list(joined) == ["psfWidth_r", "gain_u"]
+    assert fields.rows_of(table, places).tolist() == [2, 0, -1]
+
+
+def test_without_geometry_widths_and_gains_are_left_in_their_own_type(tmp_path):
+    width = np.array([1.0, -9999, 1.2], np.float32)
+    table = strip(95.0, 0.0, 100.0, psfWidth_r=width, gain_u=1.6, score=0.7)
+    table.to_parquet(tmp_path / "fields.parquet")
+    found = fields.read_fields(tmp_path / "fields.parquet", geometry=False)
+    assert set(found) == {"run", "rerun", "camcol", "field", "psfWidth_r", "gain_u"}
+    assert (found["psfWidth_r"].dtype, found["gain_u"].dtype) == (np.float32, np.float64)
+    assert np.array_equal(found["psfWidth_r"], np.float32([1.0, np.nan, 1.2]), equal_nan=True)
+    whole = fields.read_fields(tmp_path / "fields.parquet")
+    assert fields.has_geometry(whole) and not fields.has_geometry(found)
+    assert whole[list(found)].equals(found)
 
 
 def test_photofield_like_fits_has_its_circle_in_the_header(tmp_path):

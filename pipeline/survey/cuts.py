@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from pipeline.run import UserError
 from pipeline.survey import positions
 
 ARCSEC = 1 / 3600
+CUT_BY = (
+    "objID", "specObjID", "ra", "dec", "b", "run", "camcol", "field", "z", "zErr", "mode",
+    "sciencePrimary", "photoz",
+)  # fmt: skip
+"""What cuts, order and splits look at."""
 
 PAPER = {
     ("labelled", "queried"): 547_224,
@@ -48,6 +55,49 @@ class Sample:
         paper = PAPER.get((self.name, key))
         count = len(self.rows)
         self.steps.append({"step": step, "count": count, "removed": removed, "paper": paper})
+
+
+def narrow(samples: Iterable[Sample]) -> None:
+    """Leave the columns of `CUT_BY`, and `row`: a row's place in the samples one after the other.
+
+    So that cuts and sorting do not copy all columns again and again.
+    """
+    first = 0
+    for sample in samples:
+        row = np.arange(first, first + len(sample.rows))
+        first += len(row)
+        sample.rows = sample.rows.filter(CUT_BY).assign(row=row)
+
+
+def cut_nearby(sample: Sample, radius: float) -> None:
+    """Of galaxies within `radius` [arcsec] of each other leave one; see `nearby`."""
+    if radius < 0:
+        raise UserError(f"duplicate-radius: {radius}; give arcseconds from 0 up (the paper: 1)")
+    close = nearby(sample.rows, radius)
+    text = f"within {radius:g} arcsec of another galaxy"
+    sample.cut("no other nearby", f"no other within {radius:g} arcsec", close, text)
+
+
+def cut_latitude(sample: Sample, limit: float | None) -> None:
+    """Leave |b| >= `limit` [deg]; None: all."""
+    if limit is not None:
+        low = np.abs(sample.rows["b"].to_numpy()) < limit
+        sample.cut("latitude", f"|b| >= {limit:g} deg", low, f"|b| below {limit:g} deg")
+
+
+def cut_photoz(sample: Sample, limit: float | None, drop: bool) -> None:
+    """Leave photo-z <= `limit` (None: all), and those without photo-z unless `drop`; count them."""
+    rows = sample.rows
+    if "photoz" not in rows and limit is None and not drop:
+        return
+    photoz = rows["photoz"].to_numpy() if "photoz" in rows else np.full(len(rows), np.nan)
+    missing = np.isnan(photoz)
+    step = "photo-z missing, dropped" if drop else "photo-z missing, kept"
+    sample.cut("photo-z missing", step, missing & drop, "photo-z missing")
+    sample.steps[-1]["missing"] = int(missing.sum())
+    if limit is not None:
+        high = photoz[~(missing & drop)] > limit
+        sample.cut("photo-z", f"photo-z <= {limit:g}", high, f"photo-z above {limit:g}")
 
 
 def repeats(rows: pd.DataFrame) -> np.ndarray:

@@ -6,6 +6,7 @@ of a run's node and inclination; a to f turn a band's row and column into them (
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ PRIMARY_BIT = 0x100
 BLOCK = 100_000
 
 
-def read_fields(path: str | Path) -> pd.DataFrame:
+def read_fields(path: str | Path, geometry: bool = True) -> pd.DataFrame:
     """A field table: that of queries/fields.sql, a photoField file or window_flist.fits.
 
     Of any kind that `tables.read_table` takes. What it has decides how well a galaxy that comes
@@ -44,10 +45,12 @@ def read_fields(path: str | Path) -> pd.DataFrame:
     - muStart to nuEnd with node and incl (window_flist.fits): the field is found, but rowc and
       colc are left out, for the frame's own header to tell.
 
-    Returns run, rerun, camcol, field (integers) and whichever of the geometry and of the columns
-    that choose among fields the table has (float64, named as in DR12's Field). Names match
-    whatever their case and underscores. Rows of another rerun than 301 are left out, where the
-    table says. Raises UserError for an unreadable table, missing columns or no rows.
+    Returns run, rerun, camcol, field (integers) and what the table has of `PER_BAND` (float32 where
+    it is that in the table), of the geometry and of the columns that choose among fields (float64),
+    named as in DR12's Field. Without `geometry` these last two are left out: galaxies whose fields
+    are known need neither. Names match whatever their case and underscores. Rows of another rerun
+    than 301 are left out, where the table says. Raises UserError for an unreadable table, missing
+    columns or no rows.
     """
     frame = tables.read_table(path)
     present = {_key(name): name for name in frame.columns}
@@ -60,20 +63,32 @@ def read_fields(path: str | Path) -> pd.DataFrame:
             f"{path}: has no column {', '.join(lacking)}; give a table of fields, this has "
             f"{tables.listed(frame.columns)}"
         )
-    wanted = (*PLACE, "rerun", *GEOMETRY, *OPTIONAL)
-    wanted += tuple(f"{name}_{band}" for name in (*TERMS, *PER_BAND) for band in BANDS)
+    narrow = _by_band(PER_BAND)
+    wanted = (*PLACE, "rerun", *narrow)
+    if geometry:
+        wanted += (*GEOMETRY, *OPTIONAL, *_by_band(TERMS))
     columns = {
-        name: pd.to_numeric(frame[present[_key(name)]], errors="coerce").to_numpy(
-            np.float64, na_value=np.nan
-        )
+        name: _numbers(frame[present[_key(name)]], name in narrow)
         for name in wanted
         if _key(name) in present
     }
-    for name in ("node", "incl"):
+    for name in ("node", "incl") if geometry else ():
         if name not in columns and name.upper() in frame.attrs.get("header", {}):
             columns[name] = np.full(len(frame), float(frame.attrs["header"][name.upper()]))
-    frame = pd.DataFrame(columns).replace(tables.MISSING, np.nan)
-    return with_circles(_checked(frame, path))
+    del frame
+    return with_circles(_checked(pd.DataFrame(columns, copy=False), path))
+
+
+def _by_band(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name}_{band}" for name in names for band in BANDS)
+
+
+def _numbers(values: pd.Series, narrow: bool) -> np.ndarray:
+    """Float64, or float32 where `values` are that and `narrow`; nan for what is no number."""
+    if narrow and values.dtype == np.float32:
+        return tables.without_missing(values.to_numpy())
+    numbers = pd.to_numeric(values, errors="coerce")
+    return tables.without_missing(numbers.to_numpy(np.float64, na_value=np.nan))
 
 
 def _key(name: str) -> str:
@@ -85,7 +100,8 @@ def _key(name: str) -> str:
 
 def _checked(fields: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     if "rerun" in fields:
-        fields = fields[fields["rerun"] == RERUN]
+        other = fields["rerun"] != RERUN
+        fields = fields[~other] if other.any() else fields
     if fields.empty:
         raise UserError(f"{path}: has no field of rerun {RERUN}; give at least one")
     if fields[list(PLACE)].isna().any(axis=None):
@@ -298,11 +314,3 @@ def pixels_of_bands(fields: pd.DataFrame, rows: np.ndarray, ra, dec) -> dict[str
             for name, values in zip(("rowc", "colc"), place, strict=True):
                 columns[f"{name}_{band}"] = np.where(rows >= 0, values, np.nan)
     return columns
-
-
-def of_field(fields: pd.DataFrame, place: pd.DataFrame) -> pd.DataFrame:
-    """psfWidth_b, gain_b and darkVariance_b of each row's run, camcol, field; NaN where unknown."""
-    names = [f"{name}_{band}" for name in PER_BAND for band in BANDS]
-    names = [name for name in names if name in fields]
-    key = list(PLACE)
-    return place[key].merge(fields[key + names], on=key, how="left", validate="many_to_one")[names]

@@ -22,9 +22,11 @@ def random_split(objid, labelled, test: float, valid: float, seed: int) -> np.nd
     """
     _check(test, valid)
     number = draw(objid, seed)
-    split = np.where(number < test + (1 - test) * valid, "valid", "train")
-    split = np.where(number < test, "test", split)
-    return np.where(labelled, split, "unlabelled").astype(object)
+    split = np.full(len(number), "train", dtype=object)
+    split[number < test + (1 - test) * valid] = "valid"
+    split[number < test] = "test"
+    split[~np.asarray(labelled, dtype=bool)] = "unlabelled"
+    return split
 
 
 def sky_split(
@@ -50,8 +52,8 @@ def sky_split(
     pixels, index = np.unique(pixel, return_inverse=True)
     count = np.bincount(index[labelled], minlength=len(pixels))
     side = _sides(pixels, count, test, valid, seed)
-    sky = side[index].astype(object)
-    split = np.where(labelled, sky, "unlabelled").astype(object)
+    sky = side[index]
+    split = np.where(labelled, sky, "unlabelled")
     _refuse_empty(split, labelled, test, valid, nside, np.count_nonzero(count))
     for low, high in (("train", ("test", "valid")), ("valid", ("test",))):
         near = np.flatnonzero(sky == low)

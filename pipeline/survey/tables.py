@@ -204,11 +204,8 @@ def _with_missing(values: np.ma.MaskedArray):
     missing = np.ma.getmaskarray(values)
     if not missing.any():
         return values.data
-    if values.dtype.kind not in "iu":
-        return pd.Series(values.data).mask(missing)
-    column = pd.array(values.data)
-    column[missing] = pd.NA
-    return column
+    whole = values.dtype.kind in "iu"
+    return pd.Series(pd.array(values.data) if whole else values.data).mask(missing)
 
 
 def write_table(table: pa.Table, path: str | Path, groups: list[int] | None = None) -> None:
@@ -259,8 +256,7 @@ def galaxies(frame: pd.DataFrame, where: str, repeats: bool = False) -> pd.DataF
     for name in REALS:
         if name in found:
             values = _reals(frame[found[name]], name, where, narrow=name in OF_BANDS)
-            missing = values == MISSING
-            table[name] = np.where(missing, np.nan, values) if missing.any() else values
+            table[name] = without_missing(values)
     return pd.DataFrame(table, copy=False)
 
 
@@ -409,6 +405,12 @@ def _reals(values: pd.Series, name: str, where: str, narrow: bool = False) -> np
             f"{where}: row {row}: {name} is {values.iloc[row - 1]!r}; give a number, or nothing"
         )
     return number.to_numpy(np.float64, na_value=np.nan)
+
+
+def without_missing(values: np.ndarray) -> np.ndarray:
+    """Reals with nan where they are `MISSING`; the same array where none is."""
+    missing = values == MISSING
+    return np.where(missing, np.nan, values) if missing.any() else values
 
 
 def _first(bad) -> int:
