@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from pipeline import run
 from pipeline.run import UserError
 from pipeline.settings import ROOT
-from pipeline.simulation.schema import DUCKDB_TYPES, columns
 from pipeline.survey import positions
+from pipeline.survey.dr12 import DUCKDB_TYPES, columns
 from pipeline.survey.fields import MARGIN, equatorial
 from pipeline.survey.names import BANDS, FIELD_STEP, FRAME_SHAPE, RERUN, pack_objid
 

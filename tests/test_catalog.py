@@ -113,6 +113,26 @@ def test_every_row_is_a_galaxy_or_has_a_reason():
     assert all(s["paper"] is None for rows in made.funnel["samples"].values() for s in rows)
 
 
+def test_each_column_comes_from_the_table_that_has_it():
+    one = labelled(3, psfWidth_r=1.4, gain_u=2.2, modelMag_g=np.float32(17.3))
+    other = galaxies(3, first=50, petroMag_r=16.5, rowc_u=[1.5, np.nan, 3.5], photoz=0.2)
+    fields = strip(95.0, 0.0, 100.0, psfWidth_r=1.1).assign(run=94, camcol=1).drop(index=2)
+    votes = pd.DataFrame({"objID": [KNOWN + 51, KNOWN + 2, 7], "nvote": [5, 9, 1], "p_el": 0.5})
+    made = build(one, other.assign(field=13), fields, votes).galaxies.to_pandas()
+    expected = {
+        "psfWidth_r": [1.1] * 3 + [np.nan] * 3,  # of the field, where one is known
+        "gain_u": [2.2] * 3 + [np.nan] * 3,  # the fields have none: the table's own
+        "modelMag_g": [np.float32(17.3)] * 3 + [np.nan] * 3,
+        "rowc_u": [np.nan] * 3 + [1.5, np.nan, 3.5],
+        "dered_petro_r": [16.8] * 3 + [np.nan] * 3,  # those have no extinction
+        "nvote": [np.nan, 9, np.nan, np.nan, 5, np.nan],
+        "photoz": [np.nan] * 3 + [0.2] * 3,
+    }
+    for name, values in expected.items():
+        assert np.allclose(made[name].astype(float), values, equal_nan=True), name
+    assert "row" not in made and "shard" in made
+
+
 def test_latitude_cuts_are_per_sample_and_b_is_computed_where_it_is_missing():
     one, other = labelled(5, b=10.0), galaxies(5, first=50, b=[-14.9, -15, 15, 20, 0])
     made = build(one, other, options=PAPER)

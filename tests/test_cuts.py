@@ -71,3 +71,12 @@ def test_a_sample_counts_what_goes_and_keeps_its_reason():
     gone = pd.concat(sample.removed)
     assert gone["objID"].tolist() == [5, 7] and set(gone["reason"]) == {"|b| below 15 deg"}
     assert sample.rows["objID"].tolist() == [6]
+
+
+def test_narrow_samples_know_their_rows():
+    one, other = table(ra=[1.0, 2.0], rowc_u=0.5, z=0.1), table(ra=[3.0, 4.0, 5.0], photoz=0.2)
+    samples = Sample("labelled", one), Sample("unlabelled", other)
+    cuts.narrow(samples)
+    assert list(samples[0].rows) == ["objID", "ra", "dec", "z", "row"]
+    assert [sample.rows["row"].tolist() for sample in samples] == [[0, 1], [2, 3, 4]]
+    assert "rowc_u" in one and "row" not in one
