@@ -170,15 +170,16 @@ class Batch:
     def _columns(self, table: str) -> dict[str, str]:
         """Column -> SQL Server type of the table, in its order."""
         sql = (
-            "SELECT COLUMN_NAME, DATA_TYPE FROM INFORMATION_SCHEMA.COLUMNS "
+            "SELECT COLUMN_NAME, DATA_TYPE, COUNT(*) OVER () AS n FROM INFORMATION_SCHEMA.COLUMNS "
             f"WHERE TABLE_NAME = '{table}' ORDER BY ORDINAL_POSITION"
         )
 
         def act() -> dict[str, str]:
-            lines = self.service.quick("MyDB", sql, "ugriz").decode().split()
-            kinds = dict(line.replace('"', "").split(",")[:2] for line in lines[1:] if "," in line)
-            if next(iter(kinds), "").lower() != tsql.ROW or not lines[0].lower().startswith("colu"):
+            text = self.service.quick("MyDB", sql, "ugriz").decode(errors="replace")
+            rows = [line.replace('"', "").split(",") for line in text.split()[1:]]
+            if not rows or any(len(row) != 3 or row[2] != str(len(rows)) for row in rows):
                 raise Trouble("does not tell the columns of the table")
+            kinds = {row[0]: row[1] for row in rows}
             return kinds
 
         return patiently(act, self.name, self.service.base, self.service.manners, self.service.stop)

@@ -166,10 +166,12 @@ class CasJobs:
     def _send(self, method: str, url: str, **more) -> httpx.Response:
         self.pace.take(self.stop)
         try:
-            answer = self.client.request(method, url, **more)
+            with self.client.stream(method, url, **more) as answer:
+                body = b"".join(network.unless_slow(answer.iter_raw(), self.manners.timeout))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise network.in_words(error, url) from None
         network.note_answer(url)
+        answer = httpx.Response(answer.status_code, headers=answer.headers, content=body)
         said = _said(answer) if answer.status_code >= 300 else ""
         if not _is_final(said):
             network.check_passing(answer, said)

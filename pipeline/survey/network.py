@@ -106,7 +106,7 @@ def patiently(
 ) -> T:
     """`act()`, tried again while it raises `Trouble`; `what` begins the lines that tell of it.
 
-    `url` is what `act` asks.
+    `url` is whom `act` asks.
 
     Raises:
         GaveUp: the last try failed too, or `stop` was set; with the last reason.
@@ -122,7 +122,8 @@ def patiently(
         tell(what, reason, attempt + 2, wait, tries)
         if stop.wait(wait):
             break
-    raise GaveUp(f"{what}: {reason}; tried {attempt + 1} times; {advice(reason)}")
+    where = what if what.startswith(url) else f"{what}: {url}"
+    raise GaveUp(f"{where}: {reason}; tried {attempt + 1} times; {advice(reason)}")
 
 
 def pause(attempt: int, asked: float | None, manners: Manners) -> float:
@@ -194,6 +195,23 @@ def _date(text: str) -> datetime | None:
     with contextlib.suppress(ValueError, TypeError):
         return parsedate_to_datetime(text)
     return None
+
+
+SLOWEST = 1000.0
+"""Bytes a second below which an answer is broken off: a time-out does not see a trickle."""
+
+
+def unless_slow(chunks: Iterator[bytes], timeout: float) -> Iterator[bytes]:
+    """`chunks` as they come; `Trouble` where fewer than `SLOWEST` bytes a second do, for long."""
+    mark, received = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        received += len(chunk)
+        elapsed = time.monotonic() - mark
+        if elapsed > timeout:
+            if received < SLOWEST * elapsed:
+                raise Trouble(f"came at {received / elapsed:.0f} bytes a second")
+            mark, received = time.monotonic(), 0
 
 
 def web_page(body: bytes, content_type: str = "") -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import requests
+import urllib3
 from astroquery.sdss import SDSS, conf
 
 from pipeline import run
@@ -73,25 +74,28 @@ class SkyServer:
         if len(sql) > LONGEST:
             raise Refused(f"the query has {len(sql)} characters, of {LONGEST} at most")
         try:
-            answer = self._send(sql)
-        except requests.exceptions.RequestException as error:
+            with self._send(sql) as answer:
+                chunks = iter(lambda: answer.raw.read1(1 << 16, decode_content=True), b"")
+                body = b"".join(network.unless_slow(chunks, self.manners.timeout))
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _in_words(error, self.base) from None
         network.note_answer(self.base)
-        self._check(answer)
-        return answer.content
+        self._check(answer, body)
+        return body
 
     def _send(self, sql: str) -> requests.Response:
-        timeout = (self.manners.timeout, self.manners.query_seconds)
-        if len(requests.compat.quote_plus(sql)) <= LONGEST_ADDRESS:
-            return SDSS.query_sql_async(
-                sql, data_release=self.release, timeout=timeout, cache=False
-            )
+        """Send the query as astroquery does, or, where that is too long, to the web service."""
+        form = SDSS.query_sql_async(sql, data_release=self.release, get_query_payload=True)
+        url = SDSS._get_query_url(self.release)
+        more = {"timeout": (self.manners.timeout, self.manners.query_seconds), "cache": False,
+                "stream": True}  # fmt: skip
+        if len(requests.compat.urlencode(form)) <= LONGEST_ADDRESS:
+            return SDSS._request("GET", url, params=form, **more)
         url = f"{conf.skyserver_baseurl}/dr{self.release}/SkyServerWS/SearchTools/SqlSearch"
-        form = {"cmd": sql, "format": "csv"}
-        return SDSS._request("POST", url, data=form, timeout=timeout, cache=False)
+        return SDSS._request("POST", url, data={"cmd": form["cmd"], "format": "csv"}, **more)
 
-    def _check(self, answer: requests.Response) -> None:
-        status, body = answer.status_code, answer.content
+    def _check(self, answer: requests.Response, body: bytes) -> None:
+        status = answer.status_code
         page = network.web_page(body, answer.headers.get("Content-Type", ""))
         said = _said(body)
         if any(words in said.lower() for words in _TOO_MUCH):
@@ -122,16 +126,22 @@ def _said(body: bytes) -> str:
     return ""
 
 
-def _in_words(error: requests.exceptions.RequestException, base: str) -> Exception:
-    if isinstance(error, requests.exceptions.ReadTimeout):
+def _in_words(error: Exception, base: str) -> Exception:
+    if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return Trouble("nothing came for too long (time-out)")
-    if isinstance(error, requests.exceptions.ConnectionError) and "broke" not in str(error).lower():
-        cause = str(error.args[0] if error.args else error)[:200]
-        return network.Unreachable(f"cannot be reached ({cause})")
+    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError) or (
+        isinstance(error, requests.exceptions.ConnectionError) and "NewConnection" in repr(error)
+    ):
+        return network.Unreachable(f"cannot be reached ({_cause(error)})")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
         return UserError(f"{base}: is no address; query: source is SkyServer's, as "
                          "https://skyserver.sdss.org")  # fmt: skip
     return Trouble(f"the connection broke off ({type(error).__name__})")
+
+
+def _cause(error: Exception) -> str:
+    """The last words of a chain of exceptions, as urllib3 nests them."""
+    return str(error).rpartition(": ")[2].strip("'\")>") or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -204,14 +214,17 @@ class Slices:
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
         """Ranges of objID that hold about `fields` fields each, and all of them together."""
-        sql = "SELECT f.run AS run, COUNT_BIG(*) AS n FROM Field f GROUP BY f.run"
+        sql = (
+            "SELECT f.run AS run, COUNT_BIG(*) AS n, COUNT(*) OVER () AS runs "
+            "FROM Field f GROUP BY f.run"
+        )
 
         def act() -> np.ndarray:
-            lines = self.service.ask(sql).decode().split()
-            rows = [line.split(",") for line in lines if re.fullmatch(r"\d+,\d+", line)]
-            if len(rows) < 1 or len(rows) < len(lines) - 2:
+            lines = self.service.ask(sql).decode(errors="replace").split()
+            rows = [line.split(",") for line in lines if re.fullmatch(r"\d+,\d+,\d+", line)]
+            if not rows or int(rows[0][2]) != len(rows):
                 raise Trouble("does not tell the runs")
-            return np.array(sorted((int(r), int(n)) for r, n in rows))
+            return np.array(sorted((int(run_), int(count)) for run_, count, _ in rows))
 
         runs = patiently(act, self.name, self.service.base, self.service.manners, self.service.stop)
         low, held = 0, 0

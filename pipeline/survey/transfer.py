@@ -31,8 +31,6 @@ SAME_DAMAGE = 4
 """So often the same damaged bytes must come before they count as the archive's own."""
 SURE_ABSENT = 2
 """So often a root must say that it has no such file: a server in trouble may say so once."""
-SLOWEST = 1000.0
-"""Bytes a second below which a download is broken off, to go on by another connection."""
 AWAY = 60.0
 """Seconds for which a root that cannot be reached is passed over, where there are others."""
 
@@ -210,23 +208,16 @@ class Fetch:
 
     def _receive(self, answer: httpx.Response, part: Path, have: int) -> None:
         length = _write_note(part, answer)
-        mark, received = time.monotonic(), 0
         with open(part, "r+b" if have else "wb") as file:
             file.truncate(have)
             file.seek(have)
-            for chunk in answer.iter_raw():
+            for chunk in network.unless_slow(answer.iter_raw(), self.manners.timeout):
                 file.write(chunk)
-                received += len(chunk)
                 self.tally.add(bytes=len(chunk))
                 if self.manners.mb_per_second:
                     self.bandwidth.take(self.stop, len(chunk) / 1e6)
                 if self.stop.is_set():
                     raise Trouble("stopped")
-                elapsed = time.monotonic() - mark
-                if elapsed > self.manners.timeout:
-                    if received < SLOWEST * elapsed:
-                        raise Trouble(f"came at {received / elapsed:.0f} bytes a second")
-                    mark, received = time.monotonic(), 0
             came = file.tell()
         if length is not None and came < length:
             raise Trouble(f"{came} bytes came where {length} were announced")
