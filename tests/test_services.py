@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import shutil
+import ssl
 import subprocess
 import time
 
@@ -168,6 +169,7 @@ def test_types_are_those_of_sql_server(user):
     kinds = ["bigint", "smallint", "tinyint", "float", "real", "int", "bit", "varchar", "decimal"]
     assert [row[1] for row in found[1:]] == kinds
     assert ["types"] in user.rows("SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES")
+    assert ["types"] in user.rows("SELECT TABLE_NAME FROM MyDB.INFORMATION_SCHEMA.TABLES", "DR12")
 
 
 @pytest.mark.parametrize(
@@ -291,6 +293,27 @@ def test_skyserver_speaks_csv_and_json(services):
     url = f"{services.skyserver}/DR12/SkyServerWS/SearchTools/SqlSearch"
     (table,) = httpx.post(url, data=dict(cmd=sql)).json()
     assert table["Rows"][0] == {"objID": KNOWN, "petroMag_u": None}
+
+
+def test_functions_of_the_survey_are_there(services):
+    sql = (
+        "SELECT p.objID, dbo.fPhotoTypeN(p.type) AS kind "
+        "FROM dbo.fGetNearbyObjEq(150.01, 2, 0.05) n JOIN PhotoObj p ON p.objID = n.objID"
+    )
+    assert search(services, cmd=sql, format="csv").text.splitlines()[1:] == [
+        "objID,kind",
+        f"{objid(10)},GALAXY",
+    ]
+
+
+def test_the_services_speak_tls(survey, tmp_path):
+    authority = pytest.importorskip("trustme").CA()
+    here, there = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(here)
+    authority.configure_trust(there)
+    with Services(**survey, work=tmp_path, ssl=here) as safe:
+        assert safe.sas.startswith("https://")
+        assert httpx.get(f"{safe.sas}/{frame_path(FIELD, 'r')}", verify=there).status_code == 200
 
 
 def test_skyserver_has_limits(survey, tmp_path):

@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--password", default="secret")
     add("--token-seconds", type=float, default=3600)
     add("--job-seconds", type=float, default=0.2)
+    add("--row-limit", type=int, default=500_000, help="SkyServer's")
+    add("--queries-a-minute", type=int, default=60, help="SkyServer's, of each client")
     flags = parser.parse_args(argv)
     kinds = tuple(flags.kinds) if flags.kinds else None
     end = threading.Event()
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         database=flags.database, archive=flags.archive, work=flags.work, port=flags.port,
         faults=Faults(flags.faults, flags.seed, kinds), gone=flags.gone, delay=flags.delay,
         accounts={flags.user: flags.password}, token_seconds=flags.token_seconds,
-        job_seconds=flags.job_seconds,
+        job_seconds=flags.job_seconds, row_limit=flags.row_limit,
+        queries_a_minute=flags.queries_a_minute,
     ) as services:  # fmt: skip
         names = ("url", "casjobs", "login", "skyserver", "sas")
         print(json.dumps({name: getattr(services, name) for name in names}), flush=True)

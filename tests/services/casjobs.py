@@ -14,7 +14,7 @@ from .engine import Engine
 from .exchange import Answer, Ask, as_json, text
 from .faults import Fault
 from .jobs import Jobs
-from .state import State
+from .state import State, web_services_id
 from .statements import MYDB, SqlError
 
 CONTEXTS = {MYDB: MYDB} | {f"dr{number}": "survey" for number in range(7, 20)}
@@ -147,11 +147,6 @@ class Login:
 def keystone_id(user: str) -> str:
     """A user's id at the login portal."""
     return f"{zlib.crc32(user.encode()):032x}"
-
-
-def web_services_id(user: str) -> int:
-    """A user's number in CasJobs."""
-    return zlib.crc32(user.encode()) % 1_000_000_000
 
 
 def job_as_json(job: dict) -> dict:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from . import statements
 from .engine import Engine
 from .faults import Fault
-from .state import CANCELING, CANCELLED, FAILED, FINISHED, READY, STARTED, State
+from .state import CANCELING, CANCELLED, FAILED, FINISHED, READY, STARTED, State, web_services_id
 from .statements import SqlError
 
 
@@ -98,25 +98,24 @@ class Jobs:
         if job["fault"] == "mydb-full" and table:
             raise SqlError(
                 f"Could not allocate space for object 'dbo.{table}' in database "
-                f"'mydb_{job['user']}' because the 'PRIMARY' filegroup is full."
+                f"'mydb_{web_services_id(job['user'])}' because the 'PRIMARY' filegroup is full."
             )
         early = job["fault"] == "finished-early" and bool(table)
+        share = job["share"] if early else 1.0
         shown = {"target": f"MyDB.{table}" if table else "", "created": table}
+
+        def show_early(count: int) -> None:
+            self._state.change(job["id"], status=FINISHED, rows=count, **shown)
+            self._stop.wait(max(0.6, 3 * self._seconds))
 
         def before_commit(count: int) -> None:
             self._state.change(job["id"], making=1, target=table)
-            if early:
-                self._state.change(job["id"], status=FINISHED, rows=count, **shown)
-                self._stop.wait(self._lateness if job["share"] == 1 else 0)
+            if early and share == 1:
+                show_early(count)
 
-        share = job["share"] if early else 1.0
         with engine.session(context) as session:
             count, rest = engine.change(session, statement, before_commit, share)
         if rest is not None:
-            self._stop.wait(self._lateness)
+            show_early(count)
             engine.append(table, rest)
         return {"status": FINISHED, "rows": count, **shown}
-
-    @property
-    def _lateness(self) -> float:
-        return max(0.6, 3 * self._seconds)

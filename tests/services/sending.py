@@ -30,7 +30,8 @@ _ERRORS = (
 class Sending:
     """One answer on its way; afterwards `status`, `sent`, `length`, `whole` tell what came of it.
 
-    `ending`: the client may already see how it ends. `end`: set when the server stops, which frees the clients that were left waiting.
+    `ending`: the client may already see how it ends. `end`: set when the server stops, which
+    frees the clients that were left waiting.
     """
 
     def __init__(self, request: web.BaseRequest, fault: Fault | None, end: asyncio.Event):
@@ -40,9 +41,16 @@ class Sending:
         self.fault = self._kind
         self.status, self.sent, self.length, self.whole = 0, 0, 0, False
         self.ending = False
+        self._response = web.StreamResponse()
 
     async def run(self, answer: Callable[[], Awaitable[Answer]]) -> web.StreamResponse:
         """Carry the request out, unless the fault is in the way, and send what it gave."""
+        try:
+            return await self._run(answer)
+        except ConnectionError:  # it is over; the server finds the connection closed
+            return self._response
+
+    async def _run(self, answer: Callable[[], Awaitable[Answer]]) -> web.StreamResponse:
         instead = self._instead()
         if instead:
             return await self._send(instead)
@@ -93,7 +101,7 @@ class Sending:
         body = b"" if self._request.method == "HEAD" else answer.body
         stop = len(body)
         self.ending = not body
-        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        self._response = response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = len(answer.body)
         await response.prepare(self._request)
         if self._kind in ("cut", "stall"):

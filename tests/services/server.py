@@ -19,7 +19,7 @@ from .jobs import Jobs
 from .log import Log, Request, without_tokens
 from .routes import Route, find, make_routes
 from .sending import Sending
-from .state import State
+from .state import State, web_services_id
 
 ACCOUNTS = {"astronomer": "secret"}
 
@@ -90,7 +90,8 @@ class Services:
         """The databases as a user sees them; None: someone without a token."""
         with self._lock:
             if user not in self._engines:
-                file = self.work / f"mydb-{user}.duckdb" if user else None
+                name = f"mydb_{web_services_id(user)}.duckdb" if user else ""
+                file = self.work / name if user else None
                 self._engines[user] = Engine(self.database, file)
             return self._engines[user]
 
@@ -177,7 +178,9 @@ class _Counting(web.Server):
     """Keeps count of the connections that are open at one time."""
 
     def __init__(self, services: Services):
-        super().__init__(services.handle, request_factory=self._large, max_line_size=1 << 16)
+        super().__init__(
+            services.handle, request_factory=self._large, max_line_size=1 << 16, access_log=None
+        )
         self._services = services
         self._open: set = set()
 

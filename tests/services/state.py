@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 import threading
 import time
+import zlib
 from pathlib import Path
 
 READY, STARTED, CANCELING, CANCELLED, FAILED, FINISHED = range(6)
@@ -97,3 +98,8 @@ class State:
     def expire(self, token: str) -> None:
         """End a token."""
         self._run("DELETE FROM tokens WHERE token = ?", token)
+
+
+def web_services_id(user: str) -> int:
+    """A user's number in CasJobs."""
+    return zlib.crc32(user.encode()) % 1_000_000_000

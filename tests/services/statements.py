@@ -134,16 +134,20 @@ def _dropped(tokens: list[Token], context: str) -> str:
 
 
 def _renamings(tokens: list[Token], context: str) -> Iterator[tuple[int, int, str]]:
+    before = ""
     for token, dot, third in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if dot.token_type != TokenType.DOT:
             continue
-        name = token.text.lower()
-        if name == MYDB and third.text.lower() == "dbo":
+        name, after = token.text.lower(), third.text.lower()
+        if name == MYDB and after == "dbo":
             yield third.start, third.end + 2, ""
+        elif name == MYDB and after == "information_schema":
+            yield token.start, third.end + 1, f"memory.information_{MYDB}"
         elif re.fullmatch(r"(best)?dr\d+", name):
             yield token.start, dot.end + 1, ""
-        elif name == "information_schema":
+        elif name == "information_schema" and before != MYDB:
             yield token.start, token.end + 1, f"memory.information_{context}"
+        before = name
 
 
 def _column_names(query: exp.Query) -> list[str | None]:
