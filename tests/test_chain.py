@@ -33,7 +33,8 @@ def test_an_object_id_is_the_same_from_sql_to_the_release_files(tmp_path):
     made = {"--output": results / "catalog.parquet", "--funnel": results / "catalog.json"}
     catalog.main([*tables, *(f"{flag}={path}" for flag, path in made.items())])
     shard = ["--galaxies", str(results / "catalog.parquet"), "--shard", "0"]
-    frames.main([*shard, "--root", str(tmp_path / "dr9"), "--output", str(results / "frames")])
+    brought = ["--root", str(tmp_path / "dr9"), "--output", str(results / "frames")]
+    frames.main(["fetch", *shard, *brought])
     stamps = str(results / "cutouts" / "0000.h5")
     cutouts.main([*shard, "--archive", str(results / "frames"), "--output", stamps])
     record = str(results / "dataset.json")

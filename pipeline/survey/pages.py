@@ -35,7 +35,7 @@ GROUP = 1 << 20
 """Rows of a row group, as pyarrow writes them by itself."""
 BATCH = 100_000
 """Rows that go from DuckDB to a file at a time."""
-MEMORY = "1GB"
+MEMORY = "400MB"
 """What DuckDB may take to sort; the rest goes through a file beside the output."""
 
 

@@ -65,7 +65,7 @@ rule catalog:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=8000,
+        mem_mb=4000,
         runtime=60,
     params:
         tables=lambda wildcards, input: named(

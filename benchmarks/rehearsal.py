@@ -1,0 +1,228 @@
+"""Rehearse surveys/sdss-dr12.yaml against services on this machine, on good days and bad ones.
+
+    make rehearsal                                      once, to the end, learning included
+    python benchmarks/rehearsal.py --goals none --faults 0.1 --gone 0.02
+    python benchmarks/rehearsal.py --goals none --faults 0.1 --gone 0.02 --kills 20
+    python benchmarks/rehearsal.py -- --profile workflow/profiles/slurm --configfile my.yaml
+
+CasJobs, the login, SkyServer and SAS are those of tests/services, over the embedded simulated
+survey. With --faults (or --kills) the run is made twice, against services that work and against
+services of which that share of the answers goes wrong in every way they know, and what comes out
+is compared byte by byte. --kills: the second run is killed so often, with kill -9, at random
+moments, and started again. What follows `--` goes to Snakemake. The last line is one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+USER, PASSWORD = "astronomer", "a-password-to-be-found-nowhere"
+MOST_STARTS = 30
+"""Starts of a run that stops by itself (a full MyDB, an archive in trouble) before it fails."""
+
+
+def simulate(folder: Path, overlay: dict) -> Path:
+    """The simulated survey of config.yaml (and `overlay`), made once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "survey.yaml"
+    file.write_text(yaml.safe_dump(overlay))
+    targets = ["results/simulate/survey.duckdb", "results/simulate/sas"]
+    words = [SNAKEMAKE, "--cores", "all", *targets, "--directory", folder]
+    subprocess.run([*words, "--configfile", file], check=True, cwd=ROOT)
+    return folder / "results" / "simulate"
+
+
+@contextlib.contextmanager
+def services(survey: Path, work: Path, faults: float, gone: float, seed: int) -> Iterator[str]:
+    """The services in a process of their own; yields their address."""
+    command = [sys.executable, "-m", "tests.services", "--database", survey / "survey.duckdb",
+               "--archive", survey / "sas" / "dr9", "--work", work, "--faults", str(faults),
+               "--gone", str(gone), "--seed", str(seed), "--user", USER, "--password", PASSWORD,
+               "--queries-a-minute", "100000"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield json.loads(process.stdout.readline())["url"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+class Run:
+    """One run of the workflow in a folder of its own."""
+
+    def __init__(self, folder: Path, url: str, goals: list[str] | None, more: list[str]):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        overlays = [ROOT / "surveys" / name for name in ("sdss-dr12.yaml", "rehearsal.yaml")]
+        if goals is not None:
+            overlays.append(folder / "goals.yaml")
+            overlays[-1].write_text(yaml.safe_dump({"goals": goals}))
+        self.words = [SNAKEMAKE, "--cores", "all", "--directory", folder, *more]
+        if "--configfile" not in more:
+            self.words.append("--configfile")
+        self.words += overlays if "--configfile" not in more else []
+        self.environment = os.environ | {
+            "UGRIZ_SERVICES": url, "SCISERVER_USER": USER, "SCISERVER_PASSWORD": PASSWORD,
+        }  # fmt: skip
+
+    def start(self) -> subprocess.Popen:
+        """Begin, or go on."""
+        log = open(self.folder / "rehearsal.log", "a")  # noqa: SIM115 (the process has it)
+        return subprocess.Popen(
+            self.words, cwd=ROOT, env=self.environment, start_new_session=True,
+            stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def unlock(self) -> None:
+        """Take the lock of a killed run away."""
+        subprocess.run([*self.words, "--unlock"], cwd=ROOT, env=self.environment, check=True,
+                       capture_output=True)  # fmt: skip
+
+    def finish(self) -> int:
+        """Start until it ends well; the number of starts that it took."""
+        for number in range(1, MOST_STARTS + 1):
+            if self.start().wait() == 0:
+                return number
+        sys.exit(f"error: {self.folder}: did not end well in {MOST_STARTS} starts; see its log")
+
+    def stored(self) -> set[str]:
+        """The frames that are whole in the cache."""
+        cache = self.folder / "results" / "frames" / "cache"
+        return {str(file.relative_to(cache)) for file in cache.rglob("*.bz2")}
+
+    def products(self) -> dict[str, str]:
+        """SHA-256 of what comes out: catalogue, funnel, shards, data set."""
+        results = self.folder / "results"
+        files = [results / name for name in ("catalog.parquet", "catalog.json", "dataset.json")]
+        files += sorted((results / "cutouts").glob("*.h5"))
+        return {str(file.relative_to(results)): hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in files}  # fmt: skip
+
+
+def killed(run: Run, kills: int, longest: float, seed: int, log: Path) -> tuple[int, set[str]]:
+    """Kill the run so often, then let it end; starts, and whole frames that were asked again."""
+    draw, moments = random.Random(seed), []
+    for number in range(1, kills + 1):
+        process = run.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(1, longest))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait() == 0:  # it had ended before: once more from the frames on
+            for shard in (run.folder / "results" / "cutouts").glob("*.h5"):
+                shard.unlink()
+        run.unlock()
+        moments.append((len(requests(log)), run.stored()))
+        print(f"kill {number} of {kills}: {len(moments[-1][1])} frames whole", flush=True)
+    starts = kills + run.finish()
+    paths = [each["path"].removeprefix("/sas/dr9/") for each in requests(log)]
+    return starts, set().union(*(set(paths[count:]) & stored for count, stored in moments))
+
+
+def requests(log: Path) -> list[dict]:
+    """The services' own record of what they were asked."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def put_twice(work: Path) -> list[str]:
+    """Tasks of which more than one job ran to its end or is alive."""
+    with contextlib.closing(sqlite3.connect(work / "state.db")) as database:
+        rows = database.execute("SELECT task FROM jobs WHERE status IN (0, 1, 5)")
+        tasks = [task for (task,) in rows]
+    return [task for task, count in Counter(tasks).items() if count > 1]
+
+
+def failures(folder: Path) -> Counter:
+    """Reasons of the galaxies without a stamp."""
+    reasons: Counter = Counter()
+    for shard in sorted((folder / "results" / "cutouts").glob("*.h5")):
+        with h5py.File(shard) as file:
+            reasons.update(reason.decode() for reason in file["failed/reason"][:])
+    return reasons
+
+
+def secrets_left(folder: Path) -> list[str]:
+    """Files of a run in which the password is found."""
+    word = PASSWORD.encode()
+    return [str(file) for file in folder.rglob("*") if file.is_file() and word in file.read_bytes()]
+
+
+def rehearse(args: argparse.Namespace) -> dict:
+    """Both runs, or one; the figures."""
+    goals = None if args.goals is None else [goal for goal in args.goals if goal != "none"]
+    overlay = yaml.safe_load(args.survey.read_text()) if args.survey else {}
+    survey = simulate(args.work / "survey", overlay)
+    figures: dict = {"faults": args.faults, "gone": args.gone, "kills": args.kills}
+    bad = args.faults > 0 or args.kills > 0
+    began = time.monotonic()
+    with services(survey, args.work / "good-services", 0, args.gone, args.seed) as url:
+        good = Run(args.work / "good", url, goals, args.snakemake)
+        figures["starts_good"] = good.finish()
+    figures["seconds_good"] = round(time.monotonic() - began, 1)
+    if not bad:
+        return figures | _left(good)
+    began, work = time.monotonic(), args.work / "bad-services"
+    with services(survey, work, args.faults, args.gone, args.seed) as url:
+        run = Run(args.work / "bad", url, goals, args.snakemake)
+        log = work / "requests.jsonl"
+        starts, again = killed(run, args.kills, args.longest, args.seed, log)
+    seen, products, right = requests(log), run.products(), good.products()
+    faults = Counter(each["fault"] for each in seen if each["fault"])
+    return figures | {
+        "seconds_bad": round(time.monotonic() - began, 1), "starts_bad": starts,
+        "requests": len(seen), "faulty": dict(faults), "products": len(products),
+        "different": sorted(name for name in right if products.get(name) != right[name]),
+        "frames_asked_again": sorted(again), "jobs_put_twice": put_twice(work), **_left(run),
+    }  # fmt: skip
+
+
+def _left(run: Run) -> dict:
+    return {"failures": dict(failures(run.folder)), "secrets": secrets_left(run.folder)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: see --help."""
+    argv = sys.argv[1:] if argv is None else argv
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--work", type=Path, default=ROOT / "benchmarks" / "results" / "rehearsal")
+    add("--faults", type=float, default=0.0, help="share of the answers that go wrong")
+    add("--gone", type=float, default=0.0, help="share of the frames that are lost for good")
+    add("--kills", type=int, default=0, help="kill -9 so often")
+    add("--longest", type=float, default=25.0, help="seconds to the next kill, at most")
+    add("--seed", type=int, default=0, help="of faults and kills")
+    add("--goals", nargs="+", help="goals of the config; none: images only")
+    add("--survey", type=Path, help="overlay of config.yaml for the simulated survey")
+    args = parser.parse_args(argv[:cut])
+    args.snakemake, args.work = argv[cut + 1 :], args.work.resolve()
+    figures = rehearse(args)
+    print(json.dumps(figures))
+    wrong = [key for key in ("different", "frames_asked_again", "jobs_put_twice", "secrets")
+             if figures.get(key)]  # fmt: skip
+    if wrong:
+        sys.exit(f"error: not as promised: {', '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()
