@@ -159,10 +159,13 @@ def failures(folder: Path) -> Counter:
     return reasons
 
 
-def secrets_left(folder: Path) -> list[str]:
-    """Files of a run in which the password is found."""
-    word = PASSWORD.encode()
-    return [str(file) for file in folder.rglob("*") if file.is_file() and word in file.read_bytes()]
+def secrets_left(folder: Path, work: Path) -> list[str]:
+    """Files of a run in which the password is found, or a token that the login gave."""
+    with contextlib.closing(sqlite3.connect(work / "state.db")) as database:
+        words = [PASSWORD.encode()]
+        words += [token.encode() for (token,) in database.execute("SELECT token FROM tokens")]
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [str(file) for file in files if any(word in file.read_bytes() for word in words)]
 
 
 def rehearse(args: argparse.Namespace) -> dict:
@@ -178,7 +181,7 @@ def rehearse(args: argparse.Namespace) -> dict:
         figures["starts_good"] = good.finish()
     figures["seconds_good"] = round(time.monotonic() - began, 1)
     if not bad:
-        return figures | _left(good)
+        return figures | _left(good, args.work / "good-services")
     began, work = time.monotonic(), args.work / "bad-services"
     with services(survey, work, args.faults, args.gone, args.seed) as url:
         run = Run(args.work / "bad", url, goals, args.snakemake)
@@ -190,12 +193,12 @@ def rehearse(args: argparse.Namespace) -> dict:
         "seconds_bad": round(time.monotonic() - began, 1), "starts_bad": starts,
         "requests": len(seen), "faulty": dict(faults), "products": len(products),
         "different": sorted(name for name in right if products.get(name) != right[name]),
-        "frames_asked_again": sorted(again), "jobs_put_twice": put_twice(work), **_left(run),
+        "frames_asked_again": sorted(again), "jobs_put_twice": put_twice(work), **_left(run, work),
     }  # fmt: skip
 
 
-def _left(run: Run) -> dict:
-    return {"failures": dict(failures(run.folder)), "secrets": secrets_left(run.folder)}
+def _left(run: Run, work: Path) -> dict:
+    return {"failures": dict(failures(run.folder)), "secrets": secrets_left(run.folder, work)}
 
 
 def main(argv: list[str] | None = None) -> None:
