@@ -117,3 +117,62 @@ def test_bad_sql_is_one_line_with_its_place(text, message):
     with pytest.raises(UserError, match=message) as caught:
         tsql.translate(text, {}, "q.sql")
     assert str(caught.value).startswith("q.sql: ") and "\n" not in str(caught.value)
+
+
+def test_a_semicolon_and_a_comment_at_the_end_do_no_harm(database):
+    text = "SELECT id -- of all\nFROM T; -- it's the end\n"
+    assert len(run(database, text)) == 3
+    for wrapped in (
+        tsql.between(text, "id", 2, 64), tsql.with_sums(text, "id"),
+        tsql.into(text, "t", "id").replace("INTO MyDB.t", ""),
+    ):  # fmt: skip
+        assert len(run(database, wrapped)) == (1 if "BETWEEN" in wrapped else 3)
+    assert run(database, tsql.with_sums(tsql.between(text, "id", 2, 99), "id")) == [
+        (64, 2, 129), (65, 2, 129),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SELECT id FROM T ORDER BY id", "q.sql: has ORDER BY; leave it out"),
+        ("WITH a AS (SELECT 1 AS id) SELECT id FROM a", "q.sql: has WITH before its SELECT"),
+        ("SELECT id, ra/2 FROM T", "q.sql: column 2 has no name; give it one with AS"),
+    ],
+)
+def test_parts_that_cannot_be_within_another_query_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        tsql.refuse_parts(tsql.parse(text, "q.sql"), "q.sql")
+
+
+def test_the_key_is_an_id_of_the_output_in_its_own_spelling():
+    for text, key in (
+        ("SELECT t.OBJID, fieldID FROM T t", "OBJID"), ("SELECT id AS fieldid FROM T", "fieldid"),
+        ("SELECT id AS x, specObjID AS objID FROM T", "objID"),
+    ):  # fmt: skip
+        assert tsql.key_column(tsql.parse(text, "q.sql"), "q.sql") == key
+    with pytest.raises(UserError, match="q.sql: has no column objID or fieldID; add one"):
+        tsql.key_column(tsql.parse("SELECT specObjID FROM T", "q.sql"), "q.sql")
+
+
+def test_types_of_the_output_follow_from_the_tables():
+    schema = {"PhotoObjAll": {"objID": "bigint", "ra": "float", "u": "real", "clean": "int"}}
+    text = (
+        "SELECT p.objid, p.ra - 1 AS a, p.u - p.u AS b, p.CLEAN, CAST(p.q AS real) AS c, p.w, "
+        "CONVERT(bigint, 3) AS d FROM {} p"
+    )
+    for table in ("PhotoObjAll", "photoobjall", "dbo.PhotoObjAll", "DR12.dbo.PhotoObjAll"):
+        kinds = tsql.output_types(tsql.parse(text.format(table), "q.sql"), schema)
+        kinds = {name: kind.lower() for name, kind in kinds.items()}
+        assert kinds == {"objid": "bigint", "a": "double", "b": "real", "CLEAN": "int",
+                         "c": "real", "d": "bigint"}, table  # fmt: skip
+
+
+def test_the_line_of_an_error_is_that_of_the_name_in_quotes():
+    text = "SELECT a, -- nope in a comment\n  b, t.Nope,\n c FROM dbo.T t"
+    for message, line in (
+        ("Invalid column name 'nope'.", "line 2: "), ("Invalid object name 'dbo.T'.", "line 2: "),
+        ("Incorrect syntax near ','.", ""), ("Divide by zero error encountered.", ""),
+        ("Invalid column name 'absent'.", ""), ("near the keyword 'FROM'.", "line 3: "),
+    ):  # fmt: skip
+        assert tsql.line_of(text, message) == line, message

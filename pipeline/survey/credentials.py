@@ -23,6 +23,8 @@ HOW = (
 class Secret:
     """A text that does not show in logs, tracebacks or records; `reveal` gives it."""
 
+    __slots__ = ("_text",)
+
     def __init__(self, text: str):
         self._text = text
 
@@ -32,6 +34,9 @@ class Secret:
 
     def __repr__(self) -> str:
         return "***"
+
+    def __reduce__(self):
+        raise TypeError("a secret is not to be pickled")
 
 
 class Account(NamedTuple):
@@ -67,7 +72,7 @@ def read(file: str | Path | None = None) -> Account:
 
 def _parse(path: Path) -> Account:
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         key, equals, value = line.partition("=")
         if equals and not line.lstrip().startswith("#"):
             found[key.strip().lower()] = value.strip()

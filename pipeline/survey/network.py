@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
 from pathlib import Path
@@ -134,7 +134,8 @@ def pause(attempt: int, asked: float | None, manners: Manners) -> float:
     """
     if asked is not None:
         return min(asked, manners.longest_wait)
-    return min(FIRST_WAIT * 2**attempt, manners.longest_wait) * random.uniform(0.5, 1.0)
+    doubled = FIRST_WAIT * 2.0 ** min(attempt, 60)
+    return min(doubled, manners.longest_wait) * random.uniform(0.5, 1.0)
 
 
 def tell(what: str, reason: str, number: int, wait: float, tries: int) -> None:
@@ -182,18 +183,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     A date is taken against the answer's own Date, so that a wrong clock here does not matter.
     """
     asked = headers.get("Retry-After", "").strip()
-    if asked.isdigit():
+    if asked.isdecimal():
         return float(asked)
     until, now = _date(asked), _date(headers.get("Date", ""))
     if until is None:
         return None
-    now = now or datetime.now(until.tzinfo)
+    now = now or datetime.now(UTC)
     return max((until - now).total_seconds(), 0.0)
 
 
 def _date(text: str) -> datetime | None:
     with contextlib.suppress(ValueError, TypeError):
-        return parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text)
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
     return None
 
 
@@ -214,10 +216,15 @@ def unless_slow(chunks: Iterator[bytes], timeout: float) -> Iterator[bytes]:
             mark, received = time.monotonic(), 0
 
 
+_HTML = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(!doctype html|html|head|body|h1)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 def web_page(body: bytes, content_type: str = "") -> str | None:
     """`a web page ("title")` if that is what `body` is, else None."""
-    start = body[:2000].lstrip().lower()
-    if not (start.startswith((b"<!doctype html", b"<html")) or "text/html" in content_type):
+    if not (_HTML.match(body[:2000]) or "text/html" in content_type):
         return None
     title = re.search(rb"<(title|h1)[^>]*>(.*?)</\1>", body[:20000], re.IGNORECASE | re.DOTALL)
     words = " ".join(unescape(title[2].decode(errors="replace")).split()) if title else ""

@@ -61,7 +61,8 @@ def parse(text: str, name: str) -> exp.Query:
     """The syntax tree of one T-SQL SELECT; UserError with line and column if it is none."""
     try:
         _refuse_stray_comma(text, name)
-        statements = [tree for tree in CasJobs().parse(text) if tree is not None]
+        trees = CasJobs().parse(text)
+        statements = [tree for tree in trees if not isinstance(tree, exp.Semicolon | None)]
     except ParseError as error:
         first = error.errors[0]
         column = first["col"] - len(first["highlight"]) + 1
@@ -167,13 +168,19 @@ def _hex_value(digits: str) -> int:
 
 
 def refuse_parts(query: exp.Query, name: str) -> None:
-    """UserError for what a query cannot have that is put inside another: WITH and ORDER BY."""
+    """UserError for what a query cannot have that is put inside another: WITH and ORDER BY.
+
+    And for a column without a name, which SELECT INTO does not take.
+    """
     if query.args.get("with_") or query.args.get("with"):
         raise UserError(f"{name}: has WITH before its SELECT; put that part in the FROM instead")
     if query.args.get("order"):
         raise UserError(
             f"{name}: has ORDER BY; leave it out, the rows are sorted when they are all there"
         )
+    for number, column in enumerate(query.selects, 1):
+        if not column.alias_or_name:
+            raise UserError(f"{name}: column {number} has no name; give it one with AS")
 
 
 def key_column(query: exp.Query, name: str) -> str:
@@ -190,13 +197,23 @@ def key_column(query: exp.Query, name: str) -> str:
 
 def output_types(query: exp.Query, schema: Schema) -> dict[str, str]:
     """DuckDB types of a query's output columns, as far as `schema` (SQL Server types) tells."""
+    query = query.copy()
+    for table in query.find_all(exp.Table):
+        table.set("db", None)
+        table.set("catalog", None)
     try:
-        tree = qualify(query.copy(), schema=dict(schema), dialect=CasJobs())
+        tree = qualify(
+            query, schema=dict(schema), dialect=CasJobs(),
+            validate_qualify_columns=False, allow_partial_qualification=True,
+        )  # fmt: skip
         tree = annotate_types(tree, schema=dict(schema), dialect=CasJobs())
     except SqlglotError:
         return {}
     kinds = {}
-    for name, column in zip(query.named_selects, tree.selects, strict=True):
+    if len(query.selects) != len(tree.selects):  # a star, which is now many columns
+        return {}
+    names = [column.alias_or_name for column in query.selects]
+    for name, column in zip(names, tree.selects, strict=True):
         if column.type and not column.is_type(exp.DType.UNKNOWN, exp.DType.NULL):
             kinds[name] = column.type.sql(dialect="duckdb")
     return kinds
@@ -227,13 +244,19 @@ def with_sums(text: str, key: str) -> str:
 
 
 def _bare(text: str) -> str:
-    return text.strip().rstrip(";")
+    """The text without the semicolon at its end; a comment after that goes as well."""
+    tokens = CasJobs().tokenize(text)
+    while tokens and tokens[-1].token_type == TokenType.SEMICOLON:
+        text = text[: tokens.pop().start]
+    return text.strip()
 
 
 def line_of(text: str, message: str) -> str:
     """`line N: ` for what a message of SQL Server names in quotes, if the query has it; else ``."""
     for word in re.findall(r"'([^']{1,120})'", message):
         bare = word.rpartition(".")[2]
+        if not re.fullmatch(r"\w+", bare):
+            continue
         for number, line in enumerate(text.splitlines(), 1):
             if re.search(rf"\b{re.escape(bare)}\b", line.partition("--")[0], re.IGNORECASE):
                 return f"line {number}: "
