@@ -7,13 +7,16 @@ within an arcsecond, galaxies near the Galactic plane and galaxies without photo
 limit, a known number of each. It runs the four queries and the catalogue of 400 shards on it, each
 as a process of its own. The table shows what each took, and for every count what was put in beside
 what came out: a row that a query found must be a galaxy or a rejected row with the right reason.
+With `--engine casjobs` the queries are batch jobs of CasJobs, brought home in pages.
 The last line is one line of JSON with the figures. It fails where a count is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +29,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import serving
 
 from pipeline import run
 from pipeline.run import UserError
 from pipeline.settings import ROOT
 from pipeline.survey import positions
+from pipeline.survey.credentials import PASSWORD as PASSWORD_VARIABLE
+from pipeline.survey.credentials import USER as USER_VARIABLE
 from pipeline.survey.dr12 import DUCKDB_TYPES, columns
 from pipeline.survey.fields import MARGIN, equatorial
 from pipeline.survey.names import BANDS, FIELD_STEP, FRAME_SHAPE, RERUN, pack_objid
@@ -405,17 +411,30 @@ def _differences(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.count_nonzero(one != other))
 
 
-def run_all(database: Path, folder: Path) -> dict[str, dict]:
+def run_all(database: Path, folder: Path, engine: str = "duckdb") -> dict[str, dict]:
     """Run the queries and the catalogue: wall_s, cpu_s, peak_mb and file_mb of each, by name."""
     costs = {}
-    for name in QUERIES:
-        words = ["--engine", "duckdb", "--source", database, "--sql", ROOT / f"queries/{name}.sql"]
-        costs[name] = _cost("query", folder / f"{name}.parquet", *words)
+    with asked(database, folder, engine) as words:
+        for name in QUERIES:
+            output = folder / f"{name}.parquet"
+            costs[name] = _cost("query", output, *words, "--sql", ROOT / f"queries/{name}.sql")
     words = [word for name in QUERIES for word in (f"--{name}", folder / f"{name}.parquet")]
     words += ["--funnel", folder / FUNNEL, "--rejected", folder / REJECTED, "--shards", SHARDS]
     words += ["--min-b-unlabelled", MIN_B, "--max-photoz", MAX_PHOTOZ]
     costs["catalog"] = _cost("catalog", folder / "catalog.parquet", *words)
     return costs
+
+
+@contextlib.contextmanager
+def asked(database: Path, folder: Path, engine: str) -> Iterator[list]:
+    """The flags of `pipeline.query` for an engine; CasJobs is served over the database."""
+    if engine == "duckdb":
+        yield ["--engine", engine, "--source", database]
+        return
+    os.environ |= {USER_VARIABLE: serving.USER, PASSWORD_VARIABLE: serving.PASSWORD}
+    with serving.services(database, folder, folder / "services") as at:
+        yield ["--engine", engine, "--source", at["casjobs"], "--login", at["login"],
+               "--drop-tables", "--poll", 0.5, "--requests-per-minute", 6000]  # fmt: skip
 
 
 def _cost(stage: str, output: Path, *words: object) -> dict[str, float]:
@@ -448,6 +467,8 @@ def main(argv: list[str] | None = None) -> None:
         metavar="DIR",
         help="where files are kept; a database that is there is used again (default %(default)s)",
     )
+    add("--engine", choices=("duckdb", "casjobs"), default="duckdb",
+        help="of the queries; casjobs: served on this machine (default %(default)s)")  # fmt: skip
     add("--database-only", action="store_true", help="make the database and print its path")
     args = parser.parse_args(argv)
     if args.galaxies < LEAST:
@@ -459,7 +480,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.database_only:
         print(database)
         return
-    costs, put = run_all(database, args.work), expected(plan)
+    costs, put = run_all(database, args.work, args.engine), expected(plan)
     came = found(args.work)
     counts = {name: (put.get(name, 0), came.get(name, 0)) for name in {**put, **came}}
     print(report(costs, counts))

@@ -20,21 +20,22 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import yaml
+from serving import PASSWORD, ROOT, USER, services
 
-ROOT = Path(__file__).resolve().parent.parent
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
-USER, PASSWORD = "astronomer", "a-password-to-be-found-nowhere"
 MOST_STARTS = 30
 """Starts of a run that stops by itself (a full MyDB, an archive in trouble) before it fails."""
 
@@ -50,19 +51,12 @@ def simulate(folder: Path, overlay: dict) -> Path:
     return folder / "results" / "simulate"
 
 
-@contextlib.contextmanager
-def services(survey: Path, work: Path, faults: float, gone: float, seed: int) -> Iterator[str]:
-    """The services in a process of their own; yields their address."""
-    command = [sys.executable, "-m", "tests.services", "--database", survey / "survey.duckdb",
-               "--archive", survey / "sas" / "dr9", "--work", work, "--faults", str(faults),
-               "--gone", str(gone), "--seed", str(seed), "--user", USER, "--password", PASSWORD,
-               "--queries-a-minute", "100000"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        yield json.loads(process.stdout.readline())["url"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+def serve(survey: Path, work: Path, faults: float, args: argparse.Namespace):
+    """The services over the simulated survey, of whose answers the share `faults` goes wrong."""
+    return services(
+        survey / "survey.duckdb", survey / "sas" / "dr9", work, "--faults", faults,
+        "--gone", args.gone, "--seed", args.seed, "--queries-a-minute", 100000,
+    )  # fmt: skip
 
 
 class Run:
@@ -103,6 +97,11 @@ class Run:
                 return number
         sys.exit(f"error: {self.folder}: did not end well in {MOST_STARTS} starts; see its log")
 
+    def forget(self) -> None:
+        """Remove all that it made."""
+        for name in ("results", "logs", ".snakemake"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def stored(self) -> set[str]:
         """The frames that are whole in the cache."""
         cache = self.folder / "results" / "frames" / "cache"
@@ -117,24 +116,35 @@ class Run:
                 for file in files}  # fmt: skip
 
 
-def killed(run: Run, kills: int, longest: float, seed: int, log: Path) -> tuple[int, set[str]]:
-    """Kill the run so often, then let it end; starts, and whole frames that were asked again."""
-    draw, moments = random.Random(seed), []
+class Trial(NamedTuple):
+    """A run that was killed again and again, and each time started again, until it ended."""
+
+    products: list[dict[str, str]]
+    starts: int
+    asked_again: set[str]
+
+
+def killed(run: Run, kills: int, longest: float, seed: int, log: Path) -> Trial:
+    """Kill the run so often, then let it end. One that ends before its kill is begun anew."""
+    draw, moments, made = random.Random(seed), [], []
     for number in range(1, kills + 1):
         process = run.start()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(1, longest))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        if process.wait() == 0:  # it had ended before: once more from the frames on
-            for shard in (run.folder / "results" / "cutouts").glob("*.h5"):
-                shard.unlink()
+        if process.wait() == 0:
+            made.append(run.products())
+            run.forget()
         run.unlock()
         moments.append((len(requests(log)), run.stored()))
         print(f"kill {number} of {kills}: {len(moments[-1][1])} frames whole", flush=True)
     starts = kills + run.finish()
     paths = [each["path"].removeprefix("/sas/dr9/") for each in requests(log)]
-    return starts, set().union(*(set(paths[count:]) & stored for count, stored in moments))
+    again = set()
+    for (count, stored), (end, still) in pairwise([*moments, (len(paths), run.stored())]):
+        again |= set(paths[count:end]) & stored & still
+    return Trial([*made, run.products()], starts, again)
 
 
 def requests(log: Path) -> list[dict]:
@@ -176,24 +186,26 @@ def rehearse(args: argparse.Namespace) -> dict:
     figures: dict = {"faults": args.faults, "gone": args.gone, "kills": args.kills}
     bad = args.faults > 0 or args.kills > 0
     began = time.monotonic()
-    with services(survey, args.work / "good-services", 0, args.gone, args.seed) as url:
-        good = Run(args.work / "good", url, goals, args.snakemake)
+    with serve(survey, args.work / "good-services", 0, args) as at:
+        good = Run(args.work / "good", at["url"], goals, args.snakemake)
         figures["starts_good"] = good.finish()
     figures["seconds_good"] = round(time.monotonic() - began, 1)
     if not bad:
         return figures | _left(good, args.work / "good-services")
     began, work = time.monotonic(), args.work / "bad-services"
-    with services(survey, work, args.faults, args.gone, args.seed) as url:
-        run = Run(args.work / "bad", url, goals, args.snakemake)
+    with serve(survey, work, args.faults, args) as at:
+        run = Run(args.work / "bad", at["url"], goals, args.snakemake)
         log = work / "requests.jsonl"
-        starts, again = killed(run, args.kills, args.longest, args.seed, log)
-    seen, products, right = requests(log), run.products(), good.products()
+        trial = killed(run, args.kills, args.longest, args.seed, log)
+    seen, right = requests(log), good.products()
     faults = Counter(each["fault"] for each in seen if each["fault"])
+    different = {name for made in trial.products for name in right if made.get(name) != right[name]}
     return figures | {
-        "seconds_bad": round(time.monotonic() - began, 1), "starts_bad": starts,
-        "requests": len(seen), "faulty": dict(faults), "products": len(products),
-        "different": sorted(name for name in right if products.get(name) != right[name]),
-        "frames_asked_again": sorted(again), "jobs_put_twice": put_twice(work), **_left(run, work),
+        "seconds_bad": round(time.monotonic() - began, 1), "starts_bad": trial.starts,
+        "runs_bad": len(trial.products), "requests": len(seen), "faulty": dict(faults),
+        "products": len(right), "different": sorted(different),
+        "frames_asked_again": sorted(trial.asked_again), "jobs_put_twice": put_twice(work),
+        **_left(run, work),
     }  # fmt: skip
 
 
