@@ -198,6 +198,9 @@ def key_column(query: exp.Query, name: str) -> str:
 def output_types(query: exp.Query, schema: Schema) -> dict[str, str]:
     """DuckDB types of a query's output columns, as far as `schema` (SQL Server types) tells."""
     query = query.copy()
+    names = [column.alias_or_name for column in query.selects]
+    for node in list(query.walk()):
+        node.replace(_put_right(node))
     for table in query.find_all(exp.Table):
         table.set("db", None)
         table.set("catalog", None)
@@ -210,9 +213,8 @@ def output_types(query: exp.Query, schema: Schema) -> dict[str, str]:
     except SqlglotError:
         return {}
     kinds = {}
-    if len(query.selects) != len(tree.selects):  # a star, which is now many columns
+    if len(names) != len(tree.selects):  # a star, which is now many columns
         return {}
-    names = [column.alias_or_name for column in query.selects]
     for name, column in zip(names, tree.selects, strict=True):
         if column.type and not column.is_type(exp.DType.UNKNOWN, exp.DType.NULL):
             kinds[name] = column.type.sql(dialect="duckdb")
