@@ -1,10 +1,11 @@
 # make demo: the embedded survey from SQL to redshifts and figures. make test: every test.
+# make rehearsal: surveys/sdss-dr12.yaml against services on this machine that stand for SDSS's.
 
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test lint setup benchmark
+.PHONY: demo test lint setup benchmark rehearsal
 
 demo: setup
 	snakemake --cores all
@@ -18,6 +19,9 @@ lint: setup
 	ruff format --check
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+rehearsal: setup
+	python benchmarks/rehearsal.py $(REHEARSAL)
 
 benchmark: setup
 	python benchmarks/cutouts.py
