@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline import run
-from pipeline.images.gather import check, gather, read_shard
+from pipeline.images.gather import check, gather, identity, read_shard
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive, estimate, network
 from pipeline.survey.cache import Store
+from pipeline.survey.names import frame_path, mask_path
 from pipeline.survey.network import Manners
 from pipeline.survey.transfer import Damaged, Tally
 
@@ -65,18 +65,37 @@ def plan(args: argparse.Namespace) -> None:
         run.write_json(facts, args.output)
 
 
+FOREIGN = "has no frame's or mask's name; move it away if it is yours, it is left alone"
+
+
+def is_named(path: str) -> bool:
+    """Whether a path is one that the archive has for a frame or a mask."""
+    try:
+        key = identity(path)
+        return path in (frame_path(*key), mask_path(*key))
+    except (ValueError, IndexError, KeyError):
+        return False
+
+
 def damaged_files(store: Store, workers: int) -> dict[str, str]:
     """Path -> reason of every stored file that is not what its name promises."""
 
     def reason(file: Path) -> str | None:
+        path = str(file.relative_to(store.folder))
         try:
-            check(str(file.relative_to(store.folder)), file.read_bytes())
-        except (Damaged, ValueError, IndexError) as error:  # a name that is no frame's
+            if not is_named(path):
+                return FOREIGN
+            check(path, file.read_bytes())
+        except Damaged as error:
             return str(error)
+        except FileNotFoundError:  # trimmed meanwhile
+            return None
         except OSError as error:
             return f"cannot be read ({error.strerror})"
         return None
 
+    if workers < 1:
+        raise UserError(f"--workers {workers}: give at least one")
     files = sorted(store.files())
     progress = run.Progress("verify", len(files), "files")
     found = {}
@@ -91,25 +110,32 @@ def damaged_files(store: Store, workers: int) -> dict[str, str]:
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Check every file of a cache; UserError (exit 1) if some are damaged."""
+    """Check every file of a cache: exit status 1 if some are damaged or no frame's."""
     store = _store(args.cache)
     found = damaged_files(store, args.workers)
     if found:
         first = next(iter(found))
         raise UserError(
-            f"{args.cache}: {len(found)} files are damaged (the first: {first}: {found[first]}); "
+            f"{args.cache}: {len(found)} files are not right (the first: {first}: {found[first]}); "
             "python -m pipeline.frames repair fetches them anew"
         )
 
 
 def repair(args: argparse.Namespace) -> None:
     """Fetch anew what is damaged in a cache, and ask again for what was absent."""
-    store = _store(args.cache)
-    paths = sorted({*damaged_files(store, args.workers), *store.absences()})
+    store, options = _store(args.cache), _options(args)
+    _, hosts = archive.split_roots(args.root)
+    if not hosts:
+        raise UserError(
+            f"--root {' '.join(args.root)}: give the http(s):// root that the cache is of; files "
+            "of a folder are used where they lie"
+        )
+    found = damaged_files(store, args.workers)
+    damaged = [path for path, why in found.items() if why != FOREIGN]
+    paths = sorted({*damaged, *store.absences()})
     for path in paths:
         store.forget(path)
-    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".repair-") as folder:
-        losses = archive.deliver(paths, args.root, Path(folder), check, **_options(args))
+    losses = archive.deliver(paths, hosts, store.folder, check, **options)
     for path, loss in losses.items():
         run.log.info("%s: %s", path, loss.reason)
     run.log.info(
@@ -128,6 +154,8 @@ def _options(args: argparse.Namespace) -> dict:
     """What `archive.deliver` is told by the flags."""
     if args.streams < 1:
         raise UserError(f"--streams {args.streams}: give at least one")
+    if not args.cache_gb >= 0:
+        raise UserError(f"--cache-gb {args.cache_gb}: give the GB that the cache may hold")
     cache = args.cache or args.output.parent / "cache"
     manners: Manners = network.manners(args)
     return {"cache": cache, "cache_gb": args.cache_gb, "streams": args.streams, "manners": manners}

@@ -18,8 +18,10 @@ from urllib.parse import unquote, urlparse
 from pipeline.run import Progress, UserError, write_json
 from pipeline.survey.cache import Store
 from pipeline.survey.network import GaveUp, Manners
-from pipeline.survey.transfer import ABSENT, Check, Fetch, Loss, Tally
+from pipeline.survey.transfer import ABSENT, Check, Fetch, Loss, NoWay, Tally
 
+MANY = 20
+"""More files than a run's end lacks: where none of so many is there, that is not remembered."""
 RECORD = "frames.json"
 """In a folder of frames: the roots they are from, and why files are not there."""
 
@@ -101,21 +103,29 @@ def deliver(
     tally = tally or Tally()
     with manners.client() as client:
         fetch = Fetch(client, hosts, store, folder, check, manners, streams, tally)
-        losses, given_up = _fetch_all(fetch, missing, streams)
+        losses, given_up, down = _fetch_all(fetch, missing, streams)
     store.trim()
-    if given_up and (not give_up or len(given_up) == len(missing)):
-        first = next(iter(given_up.values()))
+    if given_up and (down or not give_up):
+        first = str(next(iter(given_up.values())))
         raise UserError(first if len(given_up) == 1 else f"{first} ({len(given_up)} files so)")
-    return losses | {path: Loss(False, reason) for path, reason in given_up.items()}
+    if len(losses) == len(missing) > MANY and all(loss.absent for loss in losses.values()):
+        for path in losses:  # likelier no root, or one in disorder: to be asked again
+            store.forget(path)
+    return losses | {path: Loss(False, str(why)) for path, why in given_up.items()}
 
 
-def _fetch_all(fetch: Fetch, paths: list[str], streams: int) -> tuple[dict[str, Loss], dict]:
-    """What `fetch` says of the paths, and those that it gave up. Twice the streams are threads:
-    while one file is verified, another comes. Where as many files as streams were given up and
-    none came after, the archive is in trouble, and the rest is not tried.
+def _fetch_all(
+    fetch: Fetch, paths: list[str], streams: int
+) -> tuple[dict[str, Loss], dict[str, GaveUp], bool]:
+    """What `fetch` says of the paths, those that it gave up, and whether the archive is down.
+
+    Twice the streams are threads: while one file is verified, another comes. The archive is down
+    where it cannot be reached, or as many files as streams were given up and none came after; the
+    rest is not tried then.
     """
     losses: dict[str, Loss] = {}
-    given_up: dict[str, str] = {}
+    given_up: dict[str, GaveUp] = {}
+    down = False
     progress = Progress("frames", len(paths), "files")
     pool = ThreadPoolExecutor(2 * streams)
     futures = {pool.submit(fetch, path): path for path in paths}
@@ -126,9 +136,10 @@ def _fetch_all(fetch: Fetch, paths: list[str], streams: int) -> tuple[dict[str, 
                 loss = future.result()
                 in_a_row = 0
             except GaveUp as gave_up:
-                given_up[futures[future]] = str(gave_up)
+                given_up[futures[future]] = gave_up
                 in_a_row += 1
-                if in_a_row == streams:
+                down = in_a_row == streams or isinstance(gave_up, NoWay)
+                if down:
                     break
                 continue
             if loss:
@@ -138,7 +149,7 @@ def _fetch_all(fetch: Fetch, paths: list[str], streams: int) -> tuple[dict[str, 
         fetch.stop.set()
         pool.shutdown(cancel_futures=True)
     progress.close(note=_amount(fetch.tally, progress))
-    return losses, given_up
+    return losses, given_up, down
 
 
 def _amount(tally: Tally, progress: Progress) -> str:

@@ -21,6 +21,8 @@ from pipeline.run import whole_file
 
 ABSENT_FOR = 30 * 86400.0
 """Seconds for which a file that the archive does not have is not asked for again."""
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
+"""The store is on another disk, or another user's, or on one that has no hard links."""
 _NOT_FILES = (".part", ".json", ".absent")
 
 
@@ -62,9 +64,9 @@ class Store:
         except FileNotFoundError:
             return False
         except OSError as error:
-            if error.errno != errno.EXDEV:
+            if error.errno not in _NO_LINKS:
                 raise
-            shutil.copyfile(source, target)  # the store is on another disk
+            shutil.copyfile(source, target)
         return True
 
     def keep(self, path: str, part: Path) -> None:
@@ -90,19 +92,23 @@ class Store:
 
     def files(self) -> Iterator[Path]:
         """The stored files; not what is half there."""
-        for file in self.folder.rglob("*.*z*"):
-            if file.suffix not in _NOT_FILES and not file.name.startswith("."):
-                yield file
+        return (file for file in self._seen("*.*z*") if file.suffix not in _NOT_FILES)
 
     def forget(self, path: str) -> None:
-        """Remove a stored file and all that is known of it."""
-        for suffix in ("", ".part", ".part.json", ".absent"):
+        """Remove a stored file, or the note that it is absent; who holds it keeps it."""
+        for suffix in ("", ".absent"):
             (self.folder / f"{path}{suffix}").unlink(missing_ok=True)
 
     def absences(self) -> list[str]:
         """The paths that are remembered as absent."""
-        found = (file.relative_to(self.folder) for file in self.folder.rglob("*.absent"))
+        found = (file.relative_to(self.folder) for file in self._seen("*.absent"))
         return sorted(str(path)[: -len(".absent")] for path in found)
+
+    def _seen(self, pattern: str) -> Iterator[Path]:
+        """Files of a name, without what is hidden: what a killed process left half-written."""
+        for file in self.folder.rglob(pattern):
+            if not any(part.startswith(".") for part in file.relative_to(self.folder).parts):
+                yield file
 
     def trim(self) -> None:
         """Remove the files longest unused until the store is under its cap."""

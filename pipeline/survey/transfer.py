@@ -32,7 +32,7 @@ SAME_DAMAGE = 4
 SURE_ABSENT = 2
 """So often a root must say that it has no such file: a server in trouble may say so once."""
 AWAY = 60.0
-"""Seconds for which a root that cannot be reached is passed over, where there are others."""
+"""Seconds for which a root in trouble is passed over, where there are others."""
 
 
 class Loss(NamedTuple):
@@ -48,6 +48,14 @@ class Damaged(Exception):
 
 class Absent(Exception):
     """The root that was asked does not have the file."""
+
+
+class NoWay(GaveUp):
+    """No root can be reached: not the file's fault, and no other will come."""
+
+
+class Spoilt(Trouble):
+    """What came is not the file."""
 
 
 Check = Callable[[str, bytes], None]
@@ -95,12 +103,16 @@ class Fetch:
         self.pace = Pace(store.folder / ".pace", per_second, manners.longest_wait)
         self.bandwidth = Pace(store.folder / ".bandwidth", manners.mb_per_second)
         self.away: dict[str, float] = {}
+        """Until when a root is passed over, where there are others."""
+        self.quiet: dict[bytes, float] = {}
+        """Until when a host wants not to be asked at all."""
+        client.event_hooks["request"] = [self._take_turn]  # called for redirects as well
 
     def __call__(self, path: str) -> Loss | None:
         """Bring `path` into the folder, from the store or from the archive.
 
         Raises:
-            GaveUp: it did not come for reasons that may pass.
+            GaveUp: it did not come for reasons that may pass; `NoWay` if no root can be reached.
             UserError: the archive forbids it, or its address is none.
         """
         target = self.folder / path
@@ -112,60 +124,86 @@ class Fetch:
                 return None
             if self.store.known_absent(path, self.roots):
                 return Loss(True, ABSENT)
-            loss = self._bring(path, part)
+            try:
+                loss = self._bring(path, part)
+            except OSError as error:  # a full disk does not say which
+                error.filename = error.filename or str(part)
+                raise
             if loss is None:
                 self.store.keep(path, part)
                 self.store.link(path, target)
                 self.tally.add(files=1)
             return loss
 
+    def _take_turn(self, request: httpx.Request) -> None:
+        """Wait until a request may go."""
+        self.pace.take(self.stop)
+        while (left := self.quiet.get(request.url.netloc, 0.0) - time.monotonic()) > 0:
+            if self.stop.wait(left):
+                break
+        if self.stop.is_set():
+            raise Trouble("stopped")
+        self.tally.add(requests=1)
+
     def _bring(self, path: str, part: Path) -> Loss | None:
         """Make `part` whole and verified, or say why it cannot be."""
-        said_absent: Counter = Counter()
+        left = list(self.roots)
+        absent: Counter = Counter()
+        tried: Counter = Counter()
         same: Counter = Counter()
-        attempt = 0
-        while True:
-            root = self._root(attempt, said_absent)
+        troubles: dict[str, Trouble] = {}
+        while left:
             try:
-                self._download(root, path, part)
+                with self.streams.one():
+                    root = self._choose(left, tried)
+                    self._download(root, path, part)
+                self.away.pop(root, None)
                 return self._verify(path, part, same)
             except Absent:
-                said_absent[root] += 1
-                if all(said_absent[each] >= SURE_ABSENT for each in self.roots):
-                    self.store.note_absent(path, self.roots)
-                    return Loss(True, ABSENT)
+                absent[root] += 1
+                if absent[root] == SURE_ABSENT:
+                    left.remove(root)
+                    troubles.pop(root, None)
                 continue
             except Trouble as trouble:
-                reason, wait = self._learn(trouble, root, attempt)
-                where = root if isinstance(trouble, Unreachable) else f"{root}/{path}"
-                tries = network.tries_for(trouble, root, self.manners)
-            self.tally.add(trouble=_kind(reason))
-            attempt += 1
-            if attempt >= tries * len(self.roots) or self.stop.is_set():
-                break
-            network.tell(Path(path).name, reason, attempt + 1, wait, tries)
-            self.stop.wait(wait)
-        again = network.advice(reason)
-        raise GaveUp(f"{where}: {reason}; tried {attempt} times; {again}")
+                if self.stop.is_set():
+                    raise GaveUp("stopped") from None
+                troubles[root] = last = trouble
+            tried[root] += 1
+            self.tally.add(trouble=_kind(str(last)))
+            wait = self._after(last, root, left, tried)
+            tries = network.tries_for(last, root, self.manners)
+            if tried[root] >= tries:
+                left.remove(root)
+            if left:
+                network.tell(Path(path).name, str(last), tried[root] + 1, wait, tries)
+                self.stop.wait(wait)
+        if troubles:
+            raise _gave_up(path, troubles, tried.total())
+        self.store.note_absent(path, self.roots)
+        return Loss(True, ABSENT)
 
-    def _root(self, attempt: int, said_absent: Counter) -> str:
-        """The mirror to ask: in order, without those that do not have it or are away."""
-        left = [each for each in self.roots if said_absent[each] < SURE_ABSENT]
+    def _choose(self, left: list[str], tried: Counter) -> str:
+        """The mirror to ask: in their order, those in trouble last."""
         now = time.monotonic()
-        here = [each for each in left if self.away.get(each, 0.0) <= now] or left
-        return here[attempt % len(here)]
+        root = min(left, key=lambda each: (self.away.get(each, 0.0) > now, tried[each]))
+        if root in self.away:  # one file tries whether it is back; the others pass it over
+            self.away[root] = now + AWAY
+        return root
 
-    def _learn(self, trouble: Trouble, root: str, attempt: int) -> tuple[str, float]:
-        """The reason in words, and the seconds to wait; what others should know is noted."""
+    def _after(self, trouble: Trouble, root: str, left: list[str], tried: Counter) -> float:
+        """Seconds to wait after a trouble; what other threads should know is noted."""
+        now, host = time.monotonic(), httpx.URL(root).netloc
+        if not isinstance(trouble, Spoilt):
+            self.away[root] = now + AWAY
         if trouble.wait:
-            self.pace.rest(min(trouble.wait, self.manners.longest_wait))
-        wait = network.pause(attempt // len(self.roots), trouble.wait, self.manners)
-        if isinstance(trouble, Unreachable):
-            self.away[root] = time.monotonic() + AWAY
-        others = [each for each in self.roots if self.away.get(each, 0.0) <= time.monotonic()]
-        if len(self.roots) > 1 and set(others) - {root}:
-            wait = 0.0  # another mirror can be asked at once
-        return str(trouble), wait
+            wait = min(trouble.wait, self.manners.longest_wait)
+            self.quiet[host] = max(self.quiet.get(host, 0.0), now + wait)
+            if len(self.roots) == 1:
+                self.pace.rest(wait)  # other processes too
+        if any(self.away.get(each, 0.0) <= now and tried[each] < tried[root] for each in left):
+            return 0.0  # another mirror can be asked at once
+        return network.pause(tried[root] - 1, trouble.wait or None, self.manners)
 
     def _verify(self, path: str, part: Path, same: Counter) -> Loss | None:
         data = part.read_bytes()
@@ -182,7 +220,7 @@ class Fetch:
         same[digest] += 1
         if same[digest] == SAME_DAMAGE:
             return Loss(False, reason)
-        raise Trouble(reason)
+        raise Spoilt(reason)
 
     def _download(self, root: str, path: str, part: Path) -> None:
         """Bring what `part` still lacks."""
@@ -193,18 +231,13 @@ class Fetch:
         if have and not known.get("tag"):
             have = 0
         headers = {"Range": f"bytes={have}-", "If-Range": known["tag"]} if have else {}
-        with self.streams.one():
-            self.pace.take(self.stop)
-            if self.stop.is_set():
-                raise Trouble("stopped")
-            self.tally.add(requests=1)
-            try:
-                with self.client.stream("GET", f"{root}/{path}", headers=headers) as answer:
-                    network.note_answer(answer.url)
-                    have = _begin(answer, root, part, have)
-                    self._receive(answer, part, have)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                raise network.in_words(error, root) from None
+        try:
+            with self.client.stream("GET", f"{root}/{path}", headers=headers) as answer:
+                network.note_answer(root)
+                have = _begin(answer, root, part, have)
+                self._receive(answer, part, have)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise network.in_words(error, root) from None
 
     def _receive(self, answer: httpx.Response, part: Path, have: int) -> None:
         length = _write_note(part, answer)
@@ -265,7 +298,8 @@ def _write_note(part: Path, answer: httpx.Response) -> int | None:
 
 def _read_note(part: Path) -> dict:
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return json.loads(Path(f"{part}.json").read_text())
+        known = json.loads(Path(f"{part}.json").read_text())
+        return known if isinstance(known, dict) else {}
     return {}
 
 
@@ -275,6 +309,17 @@ def _discard(part: Path) -> None:
         file.truncate(0)
 
 
+def _gave_up(path: str, troubles: dict[str, Trouble], tries: int) -> GaveUp:
+    """What to raise for a file that no root gave: each root's last trouble in one line."""
+    none = all(isinstance(trouble, Unreachable) for trouble in troubles.values())
+    words = "; ".join(
+        f"{root if isinstance(trouble, Unreachable) else f'{root}/{path}'}: {trouble}"
+        for root, trouble in troubles.items()
+    )
+    kind = NoWay if none else GaveUp
+    return kind(f"{words}; tried {tries} times; {network.advice(words)}")
+
+
 def _kind(reason: str) -> str:
     """A reason without its numbers, to count by."""
-    return re.sub(r"\d+", "N", reason) if not reason.startswith("answered") else reason
+    return re.sub(r"\b\d+\b", "N", reason) if not reason.startswith("answered") else reason
