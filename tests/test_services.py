@@ -331,8 +331,12 @@ def test_skyserver_has_limits(survey, tmp_path):
             "error: limit is top 7",
         ]
         assert ask("drop table x")[1] == "error_message"
-        assert ask("select 1 -- " + "x" * 9000)[1] == "Column1"
-        assert ask("select '" + "x" * 9000 + "'")[1] == "error_message"
+        too_long = search(strict, cmd="select 1 -- " + "x" * 2100, format="csv")
+        assert too_long.status_code == 404 and "404.15" in too_long.text
+        url = f"{strict.skyserver}/dr12/SkyServerWS/SearchTools/SqlSearch"
+        for sql, head in (("1 -- " + "x" * 9000, "Column1"), (f"'{'x' * 9000}'", "error_message")):
+            answer = httpx.post(url, data={"cmd": f"select {sql}", "format": "csv"})
+            assert answer.text.splitlines()[1] == head
         assert search(strict, cmd="select nope from Field", format="csv").status_code == 400
         assert "Maximum 6 queries allowed per minute" in ask("select 1")[2]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict, deque
+from urllib.parse import urlencode
 
 import pyarrow as pa
 
@@ -15,6 +16,13 @@ from .statements import SqlError
 
 LONGEST = 8000
 """Characters in a query."""
+LONGEST_ADDRESS = 2048
+"""Characters after the `?` of an address; IIS answers a longer one with 404.15."""
+_TOO_LONG = (
+    "<!DOCTYPE html>\n<html><head><title>IIS Detailed Error - 404.15 - Not Found</title></head>"
+    "<body><h1>HTTP Error 404.15 - Not Found</h1><p>The request filtering module is configured to "
+    "deny a request where the query string is too long.</p></body></html>\n"
+)
 _APART = APART.format(ra1="p.ra", dec1="p.dec", ra2="u.up_ra", dec2="u.up_dec")
 
 
@@ -27,6 +35,8 @@ class SkyServer:
 
     def search(self, ask: Ask) -> Answer:
         """The rows of an SQL query, or of a cross-identification."""
+        if len(urlencode(ask.query)) > LONGEST_ADDRESS:
+            return text(_TOO_LONG, "text/html", 404)
         crossid = bool(ask.field("uquery"))
         query = _without_comments(ask.field("uquery") if crossid else ask.field("cmd"))
         refused = self._refuse(ask.client, query)
