@@ -10,8 +10,9 @@ import json
 import logging
 import re
 import threading
+from collections.abc import Callable
 from html import unescape
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -21,6 +22,8 @@ from pipeline.survey.credentials import Account
 from pipeline.survey.network import Manners, Pace, Trouble
 
 log = logging.getLogger("ugriz")
+
+T = TypeVar("T")
 
 READY, STARTED, CANCELING, CANCELLED, FAILED, FINISHED = range(6)
 """A job's status."""
@@ -79,11 +82,11 @@ class CasJobs:
 
     def jobs(self) -> list[Job]:
         """All jobs of this user, oldest first."""
-        return sorted(_job(each) for each in self._json("jobs/", "jobs"))
+        return self._json("jobs/", "jobs", lambda found: sorted(_job(each) for each in found))
 
     def job(self, number: int) -> Job:
         """One job."""
-        return _job(self._json(f"jobs/{number}", "jobs"))
+        return self._json(f"jobs/{number}", "jobs", _job)
 
     def cancel(self, number: int) -> None:
         """Cancel a job."""
@@ -91,16 +94,19 @@ class CasJobs:
 
     def tables(self) -> dict[str, int]:
         """Name -> rows of the tables in MyDB."""
-        found = self._json("contexts/MyDB/Tables", "tables")
-        return {str(each["Name"]): int(each.get("Rows") or 0) for each in found}
 
-    def _json(self, path: str, task: str):
-        def act():
+        def names(found) -> dict[str, int]:
+            return {str(each["Name"]): int(each.get("Rows") or 0) for each in found}
+
+        return self._json("contexts/MyDB/Tables", "tables", names)
+
+    def _json(self, path: str, task: str, read: Callable[[Any], T]) -> T:
+        def act() -> T:
             answer = self._ask("GET", path, task, None)
             try:
-                return answer.json()
-            except ValueError:
-                raise Trouble(f"sent no JSON but {_first_words(answer)}") from None
+                return read(answer.json())
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise Trouble(f"sent not CasJobs' JSON but {_first_words(answer)}") from None
 
         return network.patiently(act, f"{self.base}/{path}", self.base, self.manners, self.stop)
 
@@ -131,11 +137,11 @@ class CasJobs:
                 f"{url}: there is no such address; query: source is to be CasJobs' REST interface, "
                 "as https://skyserver.sdss.org/CasJobs/RestApi"
             )
+        page = network.web_page(answer.content[:20000], answer.headers.get("Content-Type", ""))
+        if page:  # maintenance, a firewall, a proxy: with 200 or 403
+            raise Trouble(f"sent {page} in place of an answer")
         if answer.status_code >= 300:
             raise Refused(_said(answer) or f"answered {answer.status_code} {_first_words(answer)}")
-        page = network.web_page(answer.content[:20000], answer.headers.get("Content-Type", ""))
-        if page:
-            raise Trouble(f"sent {page} in place of an answer")
         return answer
 
     def _log_in(self) -> str:
@@ -143,16 +149,16 @@ class CasJobs:
             user = {"name": self.account.user, "password": self.account.password.reveal()}
             body = {"auth": {"identity": {"password": {"user": user}}}}
             answer = self._send("POST", self.login_url, params={"TaskName": "ugriz"}, json=body)
+            page = network.web_page(answer.content, answer.headers.get("Content-Type", ""))
+            if page and answer.status_code in (200, 403):
+                raise Trouble(f"sent {page} in place of a token")
             if answer.status_code in (400, 401, 403):
                 raise UserError(
                     f"{self.login_url}: does not let {self.account.user} in; check the user name "
                     "and the password"
                 )
             token = answer.headers.get("X-Subject-Token")
-            if answer.status_code == 404 or (answer.status_code == 200 and not token):
-                page = network.web_page(answer.content)
-                if page and answer.status_code == 200:
-                    raise Trouble(f"sent {page} in place of a token")
+            if answer.status_code in (404, 405) or (answer.status_code == 200 and not token):
                 raise UserError(f"{self.login_url}: gives no token; check query: login")
             if not token:
                 raise Trouble(f"answered {answer.status_code}")
@@ -164,14 +170,18 @@ class CasJobs:
         return self._token
 
     def _send(self, method: str, url: str, **more) -> httpx.Response:
+        """One answer, whole. Redirects are not followed: password and token stay with the host."""
         self.pace.take(self.stop)
         try:
-            with self.client.stream(method, url, **more) as answer:
+            with self.client.stream(method, url, follow_redirects=False, **more) as answer:
                 body = b"".join(network.unless_slow(answer.iter_raw(), self.manners.timeout))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise network.in_words(error, url) from None
         network.note_answer(url)
         answer = httpx.Response(answer.status_code, headers=answer.headers, content=body)
+        if answer.has_redirect_location:
+            place = answer.headers["Location"].partition("?")[0]
+            raise UserError(f"{url}: sends on to {place}; if that is right, give its address")
         said = _said(answer) if answer.status_code >= 300 else ""
         if not _is_final(said):
             network.check_passing(answer, said)
@@ -183,11 +193,12 @@ def _body(sql: str, task: str) -> dict:
 
 
 def _job(facts: dict) -> Job:
-    rows = facts.get("Rows")
-    known = isinstance(rows, int) and rows >= 0
-    message = " ".join(unescape(str(facts.get("Message") or facts.get("Error") or "")).split())
+    rows = str(facts.get("Rows"))
+    message = str(facts.get("Message") or facts.get("Error") or "")
+    found = _TRACE.search(message)
+    message = " ".join(unescape(found["said"] if found else message).split())
     return Job(int(facts["JobID"]), str(facts.get("TaskName") or ""), int(facts["Status"]),
-               rows if known else None, message)  # fmt: skip
+               int(rows) if rows.isdecimal() else None, message)  # fmt: skip
 
 
 _FINAL = (
