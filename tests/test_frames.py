@@ -1,17 +1,21 @@
 """The stage that brings a shard's frames: what it leaves, and how it ends when it cannot."""
 
 import os
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_archive import served
 from small_sky import Sky, write_frame
+from test_transfer import Archive, page, refuse
 
 from pipeline import frames, run
 from pipeline.survey.archive import read_record
-from pipeline.survey.names import BANDS, FRAME_SHAPE, frame_path
+from pipeline.survey.names import BANDS, FRAME_SHAPE, frame_path, mask_path
 from pipeline.survey.transfer import Loss
 
 SKY = Sky()
@@ -42,7 +46,17 @@ def catalog(tmp_path) -> str:
 
 
 def bring(catalog, root, output, *more):
-    argv = ["fetch", "--galaxies", catalog, "--shard", "3", "--root", str(root), "--output", str(output)]
+    argv = [
+        "fetch",
+        "--galaxies",
+        catalog,
+        "--shard",
+        "3",
+        "--root",
+        str(root),
+        "--output",
+        str(output),
+    ]
     frames.main([*argv, *more])
     return {path: loss._asdict() for path, loss in read_record(Path(output))[1].items()}
 
@@ -58,7 +72,9 @@ def test_frames_of_a_folder_are_linked(catalog, archive, tmp_path):
 
 def test_frames_over_http_are_checked_and_their_losses_told(catalog, archive, tmp_path):
     with served(archive) as url:
-        losses = bring(catalog, url, tmp_path / "frames", *QUICK, "--cache", str(tmp_path / "cache"))
+        losses = bring(
+            catalog, url, tmp_path / "frames", *QUICK, "--cache", str(tmp_path / "cache")
+        )
     names = {Path(path).name[6]: Loss(**loss) for path, loss in losses.items()}
     assert set(names) == {"g", "r", "i"}
     assert names["i"].absent and not names["g"].absent and not names["r"].absent
@@ -90,10 +106,189 @@ def test_a_second_time_gives_the_same_and_replaces_the_first(catalog, archive, t
 )
 def test_bad_input_ends_in_one_line(catalog, archive, tmp_path, monkeypatch, change, line):
     monkeypatch.chdir(tmp_path)
-    argv = ["fetch", "--galaxies", catalog, "--shard", "3", "--root", str(archive), "--output", "frames"]
+    argv = [
+        "fetch",
+        "--galaxies",
+        catalog,
+        "--shard",
+        "3",
+        "--root",
+        str(archive),
+        "--output",
+        "frames",
+    ]
     monkeypatch.setattr(sys, "argv", ["frames", *argv, *change])
     with pytest.raises(SystemExit) as caught:
         run.start(frames.main)
     message = str(caught.value.code)
     assert message.startswith("error: ") and "\n" not in message and line in message
     assert not (tmp_path / "frames").exists() and not list(tmp_path.glob(".*"))
+
+
+# --- as commands, in processes of their own ---
+
+
+def command(*words, **environment) -> subprocess.CompletedProcess:
+    """Run `python -m pipeline.frames`; however it ends, without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.frames", *map(str, words)], capture_output=True,
+        text=True, env=os.environ | environment, timeout=60,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def error_of(done: subprocess.CompletedProcess) -> str:
+    """The one line with which a command ended."""
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("error: ") and sum("error: " in line for line in lines) == 1
+    return lines[-1]
+
+
+@pytest.fixture
+def sas(archive):
+    """A server of the archive's frames; it can be told to misbehave."""
+    server = Archive([])
+    for file in archive.rglob("*.bz2"):
+        path = str(file.relative_to(archive))
+        server.files[path], server.tags[path] = file.read_bytes(), f'"{path}"'
+    yield server
+    server.close()
+
+
+GOOD = [frame_path(SKY.field(), band) for band in BANDS]
+
+
+@pytest.fixture
+def cache(archive, tmp_path) -> Path:
+    for path in GOOD:
+        (tmp_path / "cache" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive / path, tmp_path / "cache" / path)
+    return tmp_path / "cache"
+
+
+def spoil(cache):
+    """Flip a byte of the first file, cut the second, put the fourth in place of the third."""
+    flipped, cut, wrong, other, _ = (cache / path for path in GOOD)
+    data = bytearray(flipped.read_bytes())
+    data[len(data) // 2] ^= 1
+    flipped.write_bytes(data)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    wrong.write_bytes(other.read_bytes())
+
+
+def test_verify_finds_what_is_wrong_and_repair_mends_it(cache, sas, archive, tmp_path):
+    spoil(cache)
+    foreign = cache / "boss" / "my-own.fits.bz2"
+    foreign.write_bytes(b"mine")
+    gone, found = mask_path(SKY.field(), "r"), frame_path(SKY.field(1), "u")
+    for path in (gone, found):
+        (cache / path).parent.mkdir(parents=True, exist_ok=True)
+        note = f'{{"asked": {time.time()}, "roots": ["{sas.url}"]}}'
+        (cache / f"{path}.absent").write_text(note)
+    verified = command("verify", "--cache", cache, "--workers", "2")
+    assert f"{cache}: 4 files are not right" in error_of(verified) and "repair" in verified.stderr
+    told = {
+        name: next(line for line in verified.stderr.splitlines() if f"/{Path(name).name}: " in line)
+        for name in (*GOOD[:3], str(foreign))
+    }
+    for name, words in zip(told, ("CRC", "truncated", "says band i", "no frame's"), strict=True):
+        assert words in told[name]
+    assert "verify: 6 files in " in verified.stderr
+    words = ("--root", sas.url, "--cache", cache, *QUICK)
+    mended = command("repair", *words)
+    assert mended.returncode == 0, mended.stderr
+    assert "5 files asked for again, 4 are there now" in mended.stderr
+    assert f"{gone}: not in the archive" in mended.stderr and "frames: 5 files in" in mended.stderr
+    assert sorted({each.path for each in sas.asked}) == sorted([*GOOD[:3], gone, found])
+    for path in (*GOOD, found):
+        assert (cache / path).read_bytes() == (archive / path).read_bytes()
+    assert foreign.read_bytes() == b"mine" and not list(cache.glob(".repair*"))
+    foreign.unlink()
+    assert command("verify", "--cache", cache).returncode == 0
+
+
+def test_a_repair_that_cannot_go_on_ends_in_one_line_and_goes_on(cache, sas, archive):
+    spoil(cache)
+    sas.always = refuse(403)
+    words = ("repair", "--root", sas.url, "--cache", cache, *QUICK)
+    assert "answered 403" in error_of(command(*words))
+    sas.always = None
+    assert command(*words).returncode == 0
+    whole = [path for path in GOOD if (cache / path).exists()]
+    assert {GOOD[3], GOOD[4]} <= set(whole)
+    assert all((cache / path).read_bytes() == (archive / path).read_bytes() for path in whole)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["verify", "--cache", "none"], "none: no such folder"),
+        (["verify", "--cache", ".", "--workers", "0"], "--workers 0: give at least one"),
+        (["repair", "--cache", "none", "--root", "http://a"], "none: no such folder"),
+        (["repair", "--cache", ".", "--root", "."], "give the http(s):// root"),
+        (["repair", "--cache", ".", "--root", "ftp://a"], "give a folder, file:// or http(s)://"),
+        (["repair", "--cache", ".", "--root", "http://a", "--streams", "0"], "--streams 0"),
+        (["repair", "--cache", ".", "--root", "http://a", "--cache-gb", "nan"], "--cache-gb nan"),
+        (["repair", "--cache", ".", "--root", "http://a", "--tries", "0"], "--tries 0"),
+        (["plan", "--galaxies", "none.parquet"], "none.parquet: no such file"),
+    ],
+)
+def test_what_makes_no_sense_ends_in_one_line(tmp_path, monkeypatch, words, line):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["frames", *words])
+    with pytest.raises(SystemExit) as caught:
+        run.start(frames.main)
+    message = str(caught.value.code)
+    assert message.startswith("error: ") and "\n" not in message and line in message
+    assert not list(tmp_path.iterdir())
+
+
+def fetch_words(catalog, root, folder, *more):
+    words = ["fetch", "--galaxies", catalog, "--shard", "3", "--output", folder / "frames"]
+    return [*words, "--root", root, *QUICK, *more]
+
+
+def test_a_root_that_has_no_frames_is_one_line(catalog, tmp_path):
+    server = Archive([])
+    done = command(*fetch_words(catalog, server.url, tmp_path))
+    server.close()
+    assert "has none of the 5 frames" in error_of(done) and server.url in error_of(done)
+    assert not (tmp_path / "frames").exists() and len(server.asked) == 10
+
+
+def test_a_proxy_that_answers_with_a_web_page_is_one_line(catalog, tmp_path):
+    proxy = Archive([])
+    proxy.always = page
+    root = f"http://127.0.0.1:{proxy.port}"
+    environment = dict.fromkeys(("http_proxy", "HTTP_PROXY"), root)
+    environment |= dict.fromkeys(("no_proxy", "NO_PROXY"), "")
+    words = fetch_words(catalog, "http://sas.invalid/dr9", tmp_path, "--tries", "2")
+    done = command(*words, **environment)
+    proxy.close()
+    assert proxy.asked[0].path.startswith("http://sas.invalid/dr9/boss/photoObj/frames/301/")
+    assert 'a web page ("Log in")' in error_of(done) and "proxy" in error_of(done)
+    assert not (tmp_path / "frames").exists()
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.name[0] != "."]
+
+
+@pytest.mark.parametrize("choice", ["stop", "fail"])
+def test_a_frame_that_never_comes(catalog, sas, tmp_path, choice):
+    sas.plans[GOOD[4]] = [refuse(500)] * 20
+    words = fetch_words(catalog, sas.url, tmp_path, "--unreachable", choice, "--tries", "2")
+    done = command(*words)
+    if choice == "stop":
+        assert f"{GOOD[4]}: answered 500" in error_of(done)
+        assert not (tmp_path / "frames").exists()
+        assert (tmp_path / "cache" / GOOD[0]).exists(), "what has come is kept"
+        return
+    assert done.returncode == 0 and "frames: " in done.stderr
+    loss = read_record(tmp_path / "frames")[1][GOOD[4]]
+    assert not loss.absent and "answered 500" in loss.reason
+
+
+def test_plan_tells_what_fetching_takes_before_anything_is_asked(catalog, tmp_path):
+    done = command("plan", "--galaxies", catalog, "--output", tmp_path / "plan.json")
+    assert done.returncode == 0, done.stderr
+    assert "frames" in done.stdout and "GB" in done.stdout and (tmp_path / "plan.json").is_file()

@@ -85,10 +85,10 @@ class Store:
         """Whether `roots` were found not to have `path`, not long ago."""
         try:
             note = json.loads((self.folder / f"{path}.absent").read_text())
-        except (FileNotFoundError, ValueError):
+            fresh = 0 <= time.time() - note["asked"] < ABSENT_FOR  # the clock may have been wrong
+            return fresh and set(roots) <= set(note["roots"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
-        fresh = 0 <= time.time() - note["asked"] < ABSENT_FOR  # the clock may have been wrong
-        return fresh and set(roots) <= set(note["roots"])
 
     def files(self) -> Iterator[Path]:
         """The stored files; not what is half there."""
