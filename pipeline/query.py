@@ -51,9 +51,11 @@ def run_duckdb(source: str | Path, text: str, name: str, page: Path) -> None:
         try:
             reader = database.sql(query).to_arrow_reader(pages.BATCH)
             _refuse_repeated_names(reader.schema.names, name)
-            with pq.ParquetWriter(part, reader.schema) as writer:
+            names = _as_written(text, reader.schema.names)
+            columns = zip(names, reader.schema.types, strict=True)
+            with pq.ParquetWriter(part, pa.schema(list(columns))) as writer:
                 for batch in reader:
-                    writer.write_batch(batch)
+                    writer.write_batch(batch.rename_columns(names))
         except duckdb.Error as error:
             raise UserError(f"{name}: {_first_line(error)} (on {source})") from None
 
@@ -115,6 +117,12 @@ def _schema(database: duckdb.DuckDBPyConnection) -> dict[str, dict[str, str]]:
     return columns
 
 
+def _as_written(text: str, names: list[str]) -> list[str]:
+    """The names of the columns as the query spells them, which is SQL Server's way."""
+    spelt = {written.lower(): written for written in tsql.parse(text, "").named_selects}
+    return [spelt.get(name.lower(), name) for name in names]
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
@@ -136,7 +144,6 @@ def query(args: argparse.Namespace) -> int:
     name, output = args.sql, args.output
     stretch = stretch_ids(args.stretch) if args.stretch else None
     folder = output.with_name(f".{output.stem}.{args.engine}")
-    folder.mkdir(parents=True, exist_ok=True)
     if args.engine == "duckdb":
         try:
             run_duckdb(args.source, _in_stretch(text, name, stretch), name, folder / "page.parquet")
@@ -153,8 +160,8 @@ def query(args: argparse.Namespace) -> int:
     account = credentials.read(args.credentials)
     pace = Pace(output.parent / ".casjobs-pace", (manners.requests_per_minute or 6e4) / 60)
     with contextlib.closing(CasJobs(args.source, args.login, account, manners, pace)) as service:
-        batch = Batch(service, _in_stretch(text, name, stretch), name, args.context, folder,
-                      args.page_rows, args.poll)  # fmt: skip
+        batch = Batch(service, text, name, args.context, folder, args.page_rows, args.poll,
+                      stretch)  # fmt: skip
         rows = pages.join(batch.run(), output, leave_out=[tsql.ROW])
         if args.drop_tables:
             batch.drop()

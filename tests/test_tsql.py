@@ -138,6 +138,8 @@ def test_a_semicolon_and_a_comment_at_the_end_do_no_harm(database):
         ("SELECT id FROM T ORDER BY id", "q.sql: has ORDER BY; leave it out"),
         ("WITH a AS (SELECT 1 AS id) SELECT id FROM a", "q.sql: has WITH before its SELECT"),
         ("SELECT id, ra/2 FROM T", "q.sql: column 2 has no name; give it one with AS"),
+        ("SELECT id, 1 FROM T", "q.sql: column 2 has no name; give it one with AS"),
+        ("SELECT id, ra AS ID FROM T", "q.sql: two columns are named id; rename one with AS"),
     ],
 )
 def test_parts_that_cannot_be_within_another_query_are_refused(text, message):

@@ -2,7 +2,8 @@
 
 What is needed to go on after a kill is in a folder beside the output: `job.json`, written before
 the job is put, and the pages that have come. The job's name and its MyDB table carry a hash of the
-query, the context and the run, so that a job which was put without an answer is found again.
+query, the context, the service and the run, so that a job which was put without an answer is found
+again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import time
 import uuid
@@ -25,7 +27,7 @@ from pipeline.survey.network import GaveUp, Trouble, advice, patiently, pause, t
 log = logging.getLogger("ugriz")
 
 AGAIN = 5
-"""Jobs that CasJobs may cancel by itself before it is given up."""
+"""Times that a job which CasJobs cancelled, or whose table is not whole, is put again."""
 SETTLE = 120.0
 """Seconds after `finished` in which a job's table must show up in MyDB, whole."""
 _FULL = ("filegroup is full", "quota", "could not allocate space", "mydb is full")
@@ -33,7 +35,10 @@ _FULL = ("filegroup is full", "quota", "could not allocate space", "mydb is full
 
 @dataclass(frozen=True)
 class Batch:
-    """One query to be brought home; `folder` keeps what is known of it between runs."""
+    """One query to be brought home; `folder` keeps what is known of it between runs.
+
+    `stretch`: only the rows whose key is from its first to its last number.
+    """
 
     service: CasJobs
     text: str
@@ -42,6 +47,15 @@ class Batch:
     folder: Path
     page_rows: int = 50_000
     poll: float = 5.0
+    stretch: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.page_rows < 1:
+            raise UserError(f"--page-rows {self.page_rows}: give a number above 0")
+        if not 0 < self.poll < float("inf"):
+            raise UserError(f"--poll {self.poll}: give seconds, above 0")
+        if not re.fullmatch(r"\w+", self.context):
+            raise UserError(f"--context {self.context}: give a name, as DR12")
 
     def run(self) -> list[Path]:
         """Bring all rows; the files of the pages, which have the column `tsql.ROW` besides.
@@ -52,18 +66,25 @@ class Batch:
         query = tsql.parse(self.text, self.name)
         tsql.refuse_parts(query, self.name)
         key = tsql.key_column(query, self.name)
-        task, table = self._names()
+        name = self._name()
         try:
-            job = self._finished_job(task, table, key)
-            kinds = self._columns(table)
-            return self._bring(table, key, kinds, job.rows)
+            rows = self._rows_of_job(name, key)
+            kinds = self._columns(name, query.named_selects)
+            return self._bring(name, key, kinds, rows)
         except Refused as refused:
+            if name in refused.words and "invalid object" in refused.words.lower():
+                raise UserError(f"{self.name}: the table {name} is gone from MyDB; run again to "
+                                "put its job again") from None  # fmt: skip
             raise self._told(refused.words) from None
 
     def drop(self) -> None:
         """Drop the table in MyDB."""
-        _, table = self._names()
-        self.service.quick("MyDB", f"DROP TABLE {table}", "ugriz-drop")
+        name = self._name()
+        try:
+            self.service.quick("MyDB", f"DROP TABLE {name}", "ugriz-drop")
+        except Refused as refused:  # the answer to a try before this one may have been lost
+            if name in self.service.tables():
+                raise self._told(refused.words) from None
 
     def forget(self, dropped: bool) -> None:
         """Remove the pages, and with a dropped table all that is known of the job."""
@@ -72,60 +93,71 @@ class Batch:
         for page in self.folder.glob("page-*.parquet"):
             page.unlink()
 
-    def _names(self) -> tuple[str, str]:
-        """The names of the job and of its table: as they were written down, or new ones."""
+    def _name(self) -> str:
+        """The name of the job and of its table: as it was written down, or a new one."""
         file = self.folder / "job.json"
-        digest = hashlib.sha256(f"{self.context.lower()}\n{self.text}".encode()).hexdigest()
+        where = (self.service.base, self.service.account.user, self.context.lower())
+        parts = json.dumps([*where, self.stretch, self.text])
+        digest = hashlib.sha256(parts.encode()).hexdigest()
         known = json.loads(file.read_text()) if file.exists() else {}
         if known.get("query") != digest:
             shutil.rmtree(self.folder, ignore_errors=True)
-            known = {"query": digest, "run": uuid.uuid4().hex}
-            mark = hashlib.sha256(f"{digest}{known['run']}".encode()).hexdigest()[:16]
-            stem = "".join(c for c in Path(self.name).stem.lower() if c.isalnum())[:20]
-            known["task"] = known["table"] = f"ugriz_{stem}_{mark}"
+            salt = uuid.uuid4().hex
+            mark = hashlib.sha256(f"{digest}{salt}".encode()).hexdigest()[:16]
+            stem = re.sub(r"[^a-z0-9]", "", Path(self.name).stem.lower())[:20]
+            known = {"query": digest, "run": salt, "name": f"ugriz_{mark}_{stem}"}
             run.write_json(known, file)
-        return known["task"], known["table"]
+        return known["name"]
 
-    def _finished_job(self, task: str, table: str, key: str) -> Job:
-        """The job whose table is whole in MyDB; put, if there is none yet."""
-        job = self._find(task)
+    def _rows_of_job(self, name: str, key: str) -> int:
+        """Rows of the table, which is whole in MyDB; its job is put, if there is none yet."""
+        job = self._find(name)
         if job is not None:
             log.info("%s: job %d was put before; going on with it", self.name, job.id)
         for _ in range(AGAIN + 1):
             if job is None:
-                if table in self.service.tables():  # of a job that is no longer listed
-                    self.service.quick("MyDB", f"DROP TABLE {table}", task)
-                job = self._put(task, tsql.into(self.text, table, key))
+                self.forget(dropped=False)  # another table may number its rows another way
+                if name in self.service.tables():  # of a job that is no longer listed
+                    self.drop()
+                text = tsql.between(self.text, key, *self.stretch) if self.stretch else self.text
+                job = self._put(name, tsql.into(text, name, key))
             job = self._wait(job)
             if job.status == casjobs.FAILED:
                 raise self._told(job.message or "the job failed, and CasJobs does not say why")
-            if job.status == casjobs.FINISHED and self._settled(job, table):
-                return job
-            log.info("%s: job %d was cancelled, or its table is gone; putting it again",
-                     self.name, job.id)  # fmt: skip
+            found = "CasJobs cancelled it"
+            if job.status == casjobs.FINISHED:
+                rows = self._settle(job, name)
+                if isinstance(rows, int):
+                    return rows
+                found = rows
+            log.info("%s: job %d: %s; putting it again", self.name, job.id, found)
             job = None
-        raise UserError(f"{self.name}: CasJobs cancelled the job {AGAIN + 1} times; ask its "
-                        "helpdesk why, then run again")  # fmt: skip
+        raise UserError(f"{self.name}: the job was put {AGAIN + 1} times, and at last {found}; ask "
+                        "CasJobs' helpdesk why, then run again")  # fmt: skip
 
-    def _find(self, task: str) -> Job | None:
-        """The latest job of that name that is not cancelled or failed."""
+    def _find(self, name: str) -> Job | None:
+        """The latest job of that name, which may be cut off, that is not cancelled or failed."""
         ended = (casjobs.CANCELING, casjobs.CANCELLED, casjobs.FAILED)
-        alive = [job for job in self.service.jobs() if job.task == task and job.status not in ended]
+        alive = [
+            job
+            for job in self.service.jobs()
+            if name.startswith(job.task) and len(job.task) >= 22 and job.status not in ended
+        ]
         return alive[-1] if alive else None
 
-    def _put(self, task: str, sql: str) -> Job:
+    def _put(self, name: str, sql: str) -> Job:
         """Put the job, once: after every try that had no answer it is looked for."""
         manners = self.service.manners
         for attempt in range(manners.tries):
             try:
-                number = self.service.put(self.context, sql, task)
+                number = self.service.put(self.context, sql, name)
                 log.info("%s: job %d is put", self.name, number)
                 return self.service.job(number)
             except Trouble as trouble:
                 reason, wait = str(trouble), pause(attempt, trouble.wait, manners)
             tell(self.name, reason, attempt + 2, wait, manners.tries)
             time.sleep(wait)
-            job = self._find(task)
+            job = self._find(name)
             if job is not None:
                 log.info("%s: job %d had been put after all", self.name, job.id)
                 return job
@@ -146,16 +178,21 @@ class Batch:
                 log.info("%s: job %d %s, %s", self.name, job.id, state, run.duration(now - began))
         return job
 
-    def _settled(self, job: Job, table: str) -> bool:
-        """Whether the table has all the job's rows; it may come a while after `finished`."""
-        ends = time.monotonic() + SETTLE
+    def _settle(self, job: Job, name: str) -> int | str:
+        """Rows of the table once it has all the job's; else, after a while, what it has.
+
+        It may come some time after `finished`. Of a job that does not tell its rows (or says 0),
+        the count must be the same twice in a row.
+        """
+        ends, before = time.monotonic() + SETTLE, None
         while True:
-            if table in self.service.tables():
-                rows = self._count(table)
-                if rows is not None and (job.rows is None or rows == job.rows):
-                    return True
+            rows = self._count(name) if name in self.service.tables() else None
+            if rows is not None and rows == (job.rows or before):
+                return rows
             if time.monotonic() > ends:
-                return False
+                table = "is not in MyDB" if rows is None else f"has {rows} rows of {job.rows}"
+                return f"its table {table}"
+            before = rows
             time.sleep(self.poll)
             job = self.service.job(job.id)
 
@@ -167,8 +204,9 @@ class Batch:
         number = body.split()[-1:]
         return int(number[0]) if number and number[0].isdigit() else None
 
-    def _columns(self, table: str) -> dict[str, str]:
-        """Column -> SQL Server type of the table, in its order."""
+    def _columns(self, table: str, names: list[str]) -> dict[str, str]:
+        """Column, spelt as in `names`, -> SQL Server type of the table, in its order."""
+        spelt = {name.lower(): name for name in names}
         sql = (
             "SELECT COLUMN_NAME, DATA_TYPE, COUNT(*) OVER () AS n FROM INFORMATION_SCHEMA.COLUMNS "
             f"WHERE TABLE_NAME = '{table}' ORDER BY ORDINAL_POSITION"
@@ -179,19 +217,17 @@ class Batch:
             rows = [line.replace('"', "").split(",") for line in text.split()[1:]]
             if not rows or any(len(row) != 3 or row[2] != str(len(rows)) for row in rows):
                 raise Trouble("does not tell the columns of the table")
-            kinds = {row[0]: row[1] for row in rows}
-            return kinds
+            return {spelt.get(row[0].lower(), row[0]): row[1] for row in rows}
 
         return patiently(act, self.name, self.service.base, self.service.manners, self.service.stop)
 
-    def _bring(self, table: str, key: str, kinds: dict[str, str], rows: int | None) -> list[Path]:
+    def _bring(self, table: str, key: str, kinds: dict[str, str], rows: int) -> list[Path]:
         """The pages' files; those that are there are not asked for again."""
-        rows = self._count(table) if rows is None else rows
-        starts = range(1, (rows or 0) + 1, self.page_rows) or [1]
+        starts = range(1, rows + 1, self.page_rows) or [1]
         progress = run.Progress(self.name, len(starts), "pages")
         files = []
         for first in starts:
-            last = min(first + self.page_rows - 1, rows or 0)
+            last = min(first + self.page_rows - 1, rows)
             file = self.folder / f"page-{first:010d}-{last:010d}.parquet"
             if not file.exists():
                 pages.write(self._page(table, key, kinds, first, last), file)

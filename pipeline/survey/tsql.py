@@ -170,7 +170,7 @@ def _hex_value(digits: str) -> int:
 def refuse_parts(query: exp.Query, name: str) -> None:
     """UserError for what a query cannot have that is put inside another: WITH and ORDER BY.
 
-    And for a column without a name, which SELECT INTO does not take.
+    And for a column without a name or with another's, which SELECT INTO does not take.
     """
     if query.args.get("with_") or query.args.get("with"):
         raise UserError(f"{name}: has WITH before its SELECT; put that part in the FROM instead")
@@ -178,9 +178,14 @@ def refuse_parts(query: exp.Query, name: str) -> None:
         raise UserError(
             f"{name}: has ORDER BY; leave it out, the rows are sorted when they are all there"
         )
+    names = set()
     for number, column in enumerate(query.selects, 1):
-        if not column.alias_or_name:
+        if not isinstance(column, exp.Alias | exp.Column | exp.Star):
             raise UserError(f"{name}: column {number} has no name; give it one with AS")
+        own = column.alias_or_name.lower()
+        if own in names and own != "*":
+            raise UserError(f"{name}: two columns are named {own}; rename one with AS")
+        names.add(own)
 
 
 def key_column(query: exp.Query, name: str) -> str:
