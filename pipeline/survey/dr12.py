@@ -47,6 +47,11 @@ SCHEMAS = {
         muStart:float muEnd:float nuStart:float nuEnd:float loadVersion:int""",
 }
 """`name:type` of each column, with SQL Server's types; `*` stands for u, g, r, i, z."""
+VIEWS = {
+    "PhotoObj": "PhotoObjAll", "PhotoPrimary": "PhotoObjAll", "Galaxy": "PhotoObjAll",
+    "Star": "PhotoObjAll", "SpecObj": "SpecObjAll",
+}  # fmt: skip
+"""View -> the table whose columns it has."""
 DUCKDB_TYPES = {
     "bigint": "BIGINT", "int": "INTEGER", "smallint": "SMALLINT", "tinyint": "UTINYINT",
     "real": "FLOAT", "float": "DOUBLE", "varchar": "VARCHAR",
@@ -64,5 +69,6 @@ def columns(table: str) -> dict[str, str]:
 
 
 def tables() -> dict[str, dict[str, str]]:
-    """Table -> column -> SQL Server type."""
-    return {table: columns(table) for table in SCHEMAS}
+    """Table or view -> column -> SQL Server type."""
+    names = {table: table for table in SCHEMAS} | VIEWS
+    return {name: columns(table) for name, table in names.items()}

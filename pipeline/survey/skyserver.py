@@ -40,6 +40,8 @@ FIRST, LAST = (
     int(pack_objid(2**16 - 1, 7, 4095, 2**16 - 1, first_field=1)),
 )
 """The least and the greatest objID of SDSS."""
+_SHORT = re.compile(r"(?P<text>'(?:[^']|'')*')|(?:\s+|--[^\n]*|/\*.*?\*/)+", re.DOTALL)
+"""What a query does not need: comments, and more than one blank; texts stay as they are."""
 _TOO_MUCH = ("timeout", "timed out", "time limit", "limit is top", "out of memory")
 
 
@@ -70,7 +72,7 @@ class SkyServer:
         """
         self.pace.take(self.stop)
         conf.skyserver_baseurl = self.base.rstrip("/")
-        sql = " ".join(re.sub(r"--.*", "", sql).split())
+        sql = _SHORT.sub(lambda found: found["text"] or " ", sql).strip()
         if len(sql) > LONGEST:
             raise Refused(f"the query has {len(sql)} characters, of {LONGEST} at most")
         try:
@@ -133,7 +135,8 @@ def _in_words(error: Exception, base: str) -> Exception:
         isinstance(error, requests.exceptions.ConnectionError) and "NewConnection" in repr(error)
     ):
         return network.Unreachable(f"cannot be reached ({_cause(error)})")
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema
+                  | requests.exceptions.MissingSchema):  # fmt: skip
         return UserError(f"{base}: is no address; query: source is SkyServer's, as "
                          "https://skyserver.sdss.org")  # fmt: skip
     return Trouble(f"the connection broke off ({type(error).__name__})")
@@ -163,10 +166,18 @@ class Slices:
         """
         query = tsql.parse(self.text, self.name)
         tsql.refuse_parts(query, self.name)
+        if query.args.get("limit"):
+            raise UserError(f"{self.name}: has TOP; leave it out, the rows come slice by slice")
         key = tsql.key_column(query, self.name)
         names = query.named_selects
         kinds = tsql.output_types(query, dr12.tables())
         kinds |= {name: "bigint" for name in names if _is_id(name)}
+        unknown = [name for name in names if name not in kinds]
+        if unknown:
+            raise UserError(
+                f"{self.name}: the type of {unknown[0]} cannot be told; check the names of its "
+                f"table and column, or give the type: CAST(... AS real) AS {unknown[0]}"
+            )
         self._forget_another(key)
         todo = [self.stretch] if self.stretch else list(self._stretches())
         progress = run.Progress(self.name, len(todo), "slices")
@@ -182,12 +193,16 @@ class Slices:
         file = self.folder / f"slice-{low}-{high}.parquet"
         if file.exists():
             return [file]
-        sql = tsql.with_sums(tsql.between(self.text, key, low, high), key)
+        rows = tsql.between(self.text, key, low, high)
+        sql = tsql.with_sums(rows, key)
         short: set[str] = set()
 
         def act() -> pa.Table:
             try:
-                return pages.parse(self.service.ask(sql), names, kinds, key)
+                page = pages.parse(self.service.ask(sql), names, kinds, key)
+                if not page.num_rows:  # rows carry their count, but where there are none?
+                    self._check_empty(rows)
+                return page
             except pages.Truncated as truncated:
                 if str(truncated) in short:  # the same again: SkyServer's limit, not the line's
                     raise TooMuch(str(truncated)) from None
@@ -212,6 +227,11 @@ class Slices:
         pages.write(table, file)
         return [file]
 
+    def _check_empty(self, rows: str) -> None:
+        words = self.service.ask(f"SELECT COUNT_BIG(*) AS n FROM ( {rows} ) AS s").split()
+        if words[-2:] != [b"n", b"0"]:
+            raise Trouble("sent no rows, and does not say that there are none")
+
     def _stretches(self) -> Iterator[tuple[int, int]]:
         """Ranges of objID that hold about `fields` fields each, and all of them together."""
         sql = (
@@ -227,7 +247,7 @@ class Slices:
             return np.array(sorted((int(run_), int(count)) for run_, count, _ in rows))
 
         runs = patiently(act, self.name, self.service.base, self.service.manners, self.service.stop)
-        low, held = 0, 0
+        low, held = -(2**63) + 1, 0
         for number, (_, count) in enumerate(runs):
             held += count
             last = number + 1 == len(runs)
@@ -238,7 +258,7 @@ class Slices:
 
     def _forget_another(self, key: str) -> None:
         """Remove slices of another query, release or address."""
-        mark = json.dumps([self.text, self.service.release, key])
+        mark = json.dumps([self.service.base, self.service.release, self.text, key])
         file = self.folder / "query.json"
         if not file.exists() or file.read_text() != mark:
             for stale in self.folder.glob("slice-*.parquet"):
