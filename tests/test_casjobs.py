@@ -23,6 +23,9 @@ QUICK = Manners(timeout=0.7, longest_wait=0.02, tries=6, requests_per_minute=1e6
 TEXTS = ("GALAXY", "star, burst", 'say "x"', "", None)
 
 
+MADE = {}
+
+
 def make_survey(folder):
     """Galaxies on three runs with all that makes a CSV hard to read."""
     draw = random.Random(0)
@@ -83,8 +86,10 @@ class Running(Services):
 
 @pytest.fixture(scope="session")
 def survey(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("survey")
-    return dict(database=make_survey(folder), archive=folder)
+    if not MADE:  # each module that imports this fixture has one of its own
+        folder = tmp_path_factory.mktemp("survey")
+        MADE.update(database=make_survey(folder), archive=folder)
+    return MADE
 
 
 @pytest.fixture
