@@ -18,6 +18,8 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from pipeline.run import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_NETS = ("local_linear", "boosted_trees")
+"""Starts of `train` that look at no image."""
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -55,7 +57,10 @@ def checked(config: Mapping) -> dict:
 
 
 def _check_photoz(config: Mapping) -> None:
-    """The catalogue's models are among those that are trained; a schema cannot say it."""
+    """The catalogue's models are nets, and among those that are trained; a schema cannot say it."""
+    if config["photoz"]["start"] in NO_NETS:
+        raise UserError(f"config: photoz: start: {config['photoz']['start']} is no net; choose "
+                        "one of train: starts that is")  # fmt: skip
     for key, many in (("start", "starts"), ("fraction", "fractions")):
         wanted, trained = config["photoz"][key], config["train"][many]
         if wanted not in trained:

@@ -4,7 +4,7 @@ One run trains every fraction of one seed, one after the other. OUTPUT/{fraction
 model.pt, predictions.parquet (valid and test galaxies) and history.csv. A run that was killed and
 is started again goes on where it was and ends with the same weights; its state lies in
 OUTPUT/.state-{seed} until all fractions are done. Valid galaxies select; test galaxies are
-predicted once, at the end.
+predicted once, at the end. With --magnitudes the redshifts come from catalogue magnitudes alone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline import metrics, run
 from pipeline.images.reader import ImageSet, in_split, label_fraction, members, open_set
-from pipeline.learning import checkpoint, domain, predict
+from pipeline.learning import catalogue, checkpoint, domain, predict
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import SCALES, Encoder, EncoderSpec, seeded
@@ -103,6 +104,51 @@ def train_photoz(
     means.ranks.barrier()
     if means.ranks.first:
         shutil.rmtree(state)
+
+
+def train_magnitudes(
+    images: ImageSet, catalog: str, output: Path, fractions: Sequence[float], method: str,
+    seed: int = 0, label_seed: int | None = None,
+) -> None:  # fmt: skip
+    """Redshifts by a method of `learning.catalogue`: the same folders, splits and labels.
+
+    model.pt holds what the method starts from (magnitudes and redshifts of the labelled galaxies);
+    both methods make the same of it again.
+
+    Raises:
+        UserError: no labelled galaxies, too few at a fraction, no magnitudes in `catalog`.
+    """
+    judged, train = _labelled(images)
+    mags = catalogue.magnitudes(catalog, judged["objID"].to_numpy(np.int64))
+    known = catalogue.magnitudes(catalog, train["objID"].to_numpy(np.int64))
+    label_seed = seed if label_seed is None else label_seed
+    for fraction in dict.fromkeys(float(f"{each:g}") for each in fractions):
+        mask = label_fraction(train["objID"].to_numpy(np.int64), fraction, label_seed)
+        z = train["z"].to_numpy(np.float64)[mask]
+        table = catalogue.predictions(method, judged, mags, known[mask], z, seed)
+        table.attrs = {"labels": int(mask.sum()), "of": len(train)}
+        crps = table.loc[table["split"] == "valid", "crps"].mean()
+        label = f"train {method} {fraction:g}-{seed}"
+        with run.whole_folder(output / f"{fraction:g}-{seed}") as folder:
+            table.to_parquet(folder / "predictions.parquet", index=False)
+            content = {"method": method, "seed": seed, "magnitudes": torch.from_numpy(known[mask]),
+                       "z": torch.from_numpy(z)}  # fmt: skip
+            checkpoint.save(folder / "model.pt", "magnitudes", content)
+            (folder / "history.csv").write_text(f"labels,valid_crps\n{mask.sum()},{crps:.9g}\n")
+        run.log.info("%s: %d labels, valid CRPS %.5f", label, mask.sum(), crps)
+
+
+def _labelled(images: ImageSet) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Valid and test galaxies with redshifts, and those of train."""
+    table = images.table.assign(objID=images.objid)
+    labelled = np.isfinite(table["z"].to_numpy(dtype=np.float64))
+    train = members(images, "train")
+    train = train[labelled[train]]
+    if not len(train):
+        raise UserError(f"{images.files[0]}: none of the train galaxies has a redshift; "
+                        "label some, or look at the catalogue's funnel")  # fmt: skip
+    judged = labelled & (in_split(images, "valid") | in_split(images, "test"))
+    return table[judged], table.iloc[train]
 
 
 def _splits(images: ImageSet, settings: Settings, memory_gb: float) -> dict[str, ImageSet | None]:
@@ -198,6 +244,12 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     use_threads(args.threads)
     images = open_set(args.dataset)
+    if args.magnitudes:
+        if not args.catalog:
+            raise UserError("--magnitudes needs --catalog, results/catalog.parquet")
+        train_magnitudes(images, args.catalog, args.output, args.fractions, args.magnitudes,
+                         args.seed, args.label_seed)  # fmt: skip
+        return
     bins = Bins(args.bins, args.z_max)
     make_net, deredden, origin = _start(args, images, bins)
     ranks = Ranks.from_environment(args.device)
@@ -267,6 +319,9 @@ def _parser() -> argparse.ArgumentParser:
         help="shares of the labels, each above 0 and up to 1 (1)")  # fmt: skip
     add("--seed", type=int, default=0, help="of weights, order and views (0)")
     add("--label-seed", type=int, help="of which labels a fraction has (the seed)")
+    add("--magnitudes", choices=sorted(catalogue.METHODS),
+        help="no net: redshifts from the magnitudes of --catalog")  # fmt: skip
+    add("--catalog", metavar="FILE", help="catalog.parquet, for --magnitudes")
     _add_net(parser.add_argument_group("the net"))
     _add_training(parser.add_argument_group("training"))
     group = parser.add_argument_group("means, which do not change the models")

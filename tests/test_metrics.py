@@ -7,7 +7,7 @@ from scipy import stats
 from scipy.spatial import cKDTree
 
 from pipeline import metrics
-from pipeline.simulation.neighbours import photometric_redshifts
+from pipeline.survey.photoz import features, local_linear
 
 EDGES = np.linspace(0, 0.4, 181)
 CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
@@ -231,7 +231,7 @@ def test_local_linear_regression_on_real_galaxies(real_data):
     """What DR12's own photo-z do, k = 100; a trial elsewhere gave 0.0125 and 0.7 %."""
     known, z = main_galaxies(real_data, "train")
     mags, truth = main_galaxies(real_data, "test")
-    found = photometric_redshifts(mags, known, z)["z"].to_numpy()
+    found = local_linear(mags, known, z)["z"].to_numpy()
     dz = metrics.residuals(found, truth)
     assert 0.0115 <= metrics.sigma_mad(dz) <= 0.0135
     assert 0.004 <= metrics.outlier_fraction(dz) <= 0.010
@@ -241,9 +241,6 @@ def test_local_linear_regression_on_real_galaxies(real_data):
 
 
 def test_nearest_neighbours_on_real_galaxies(real_data):
-    def features(mags):
-        return np.column_stack([mags[:, 2], -np.diff(mags, axis=1)])
-
     known, z = main_galaxies(real_data, "train")
     mags, truth = main_galaxies(real_data, "test")
     scale = features(known).std(axis=0)

@@ -50,6 +50,7 @@ def test_the_embedded_config_is_right_and_every_key_of_it_described(config):
 
 def test_every_overlay_fits_the_schema(config, monkeypatch):
     monkeypatch.setenv("UGRIZ_DATA", "/data")
+    monkeypatch.setenv("UGRIZ_SERVICES", "http://127.0.0.1:1")
     for overlay in sorted((ROOT / "surveys").glob("*.yaml")):
         merged = copy.deepcopy(config)
         for name, section in yaml.safe_load(overlay.read_text()).items():
@@ -58,6 +59,15 @@ def test_every_overlay_fits_the_schema(config, monkeypatch):
             else:
                 merged[name] = section
         settings.checked(merged)
+
+
+def test_the_rehearsal_sets_all_numbers_of_learning_that_the_real_thing_sets():
+    real, rehearsal = (
+        yaml.safe_load((ROOT / "surveys" / f"{name}.yaml").read_text())
+        for name in ("sdss-dr12", "rehearsal")
+    )
+    for section in ("encoder", "pretrain", "train", "running"):
+        assert set(real[section]) <= set(rehearsal[section]), section
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from pipeline import run, simulate
-from pipeline.simulation import artefacts, neighbours, observe, population, render, spectra
+from pipeline.simulation import artefacts, observe, population, references, render, spectra
 from pipeline.simulation.colours import relative_flux
 from pipeline.simulation.plan import Plan, stream
-from pipeline.survey import dr12
+from pipeline.survey import dr12, photoz
 from pipeline.survey.extinction import R_DR12, R_SF11, e_bv
 from pipeline.survey.names import BANDS, Field, frame_path, mask_path, unpack_objid
 
@@ -282,16 +282,16 @@ def test_colours_of_templates_are_those_of_cww():
 
 def test_photometric_redshifts_are_honest():
     """Trained on a set of its own; the error is that of the residuals."""
-    magnitudes, z = neighbours.reference_set(PLAN, np.full(50, 0.05))
+    magnitudes, z = references.reference_set(PLAN, np.full(50, 0.05))
     other = Plan(seed=99, reference_size=800, fields=(1, 1))
-    test, true = neighbours.reference_set(other, np.full(50, 0.05))
-    guess = neighbours.photometric_redshifts(test, magnitudes, z)
+    test, true = references.reference_set(other, np.full(50, 0.05))
+    guess = photoz.local_linear(test, magnitudes, z)
     miss = (guess["z"] - true) / (1 + true)
     assert 0.005 < 1.4826 * (miss - miss.median()).abs().median() < 0.04
     pull = (guess["z"] - true) / guess["zErr"]
     assert 0.6 < 1.4826 * (pull - pull.median()).abs().median() < 1.4
     assert (guess["nnCount"] <= 100).all()
-    failed = neighbours.photometric_redshifts(np.full((1, 5), -9999.0), magnitudes, z)
+    failed = photoz.local_linear(np.full((1, 5), -9999.0), magnitudes, z)
     assert failed["z"].tolist() == [-9999.0]
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.simulation.measure import magnitude
-from pipeline.simulation.neighbours import photometric_redshifts, reference_set
 from pipeline.simulation.observe import TRIM, field_facts
 from pipeline.simulation.plan import Plan, stream
 from pipeline.simulation.population import Sky
+from pipeline.simulation.references import reference_set
 from pipeline.simulation.scan import first_row, strip
 from pipeline.survey.names import BANDS, FIELD_STEP, FRAME_SHAPE, RERUN, Field, pack_objid
+from pipeline.survey.photoz import local_linear
 
 PRIMARY_COLUMNS = (64, FRAME_SHAPE[1] - 64)
 """SDSS columns in which a detection can be the primary one."""
@@ -135,7 +136,7 @@ def photoz_table(plan: Plan, photo: pd.DataFrame, e_bv: np.ndarray) -> pd.DataFr
     galaxies = photo[photo["type"] == 3].sort_values("objID", ignore_index=True)
     mags = galaxies[[f"dered_{band}" for band in BANDS]].to_numpy()
     reference, z = reference_set(plan, e_bv)
-    table = photometric_redshifts(mags, reference, z).assign(objID=galaxies["objID"], nnVol=0.0)
+    table = local_linear(mags, reference, z).assign(objID=galaxies["objID"], nnVol=0.0)
     chance = stream(plan.seed, "photoz").random(len(table))
     failed = (chance >= PHOTOZ_MISSING) & (chance < PHOTOZ_MISSING + PHOTOZ_FAILED)
     table.loc[failed, ["z", "zErr", "nnCount", "photoErrorClass", "nnAvgZ"]] = (

@@ -6,7 +6,7 @@ from shlex import quote
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.run import UserError
-from pipeline.settings import checked, flags, sources, training_flags
+from pipeline.settings import NO_NETS, checked, flags, sources, training_flags
 
 # the package comes from here and, without --sdm, python is the one that runs Snakemake
 PATHS = f"export PYTHONPATH={quote(workflow.basedir)}; "
@@ -116,14 +116,19 @@ def named(inputs, names):
 
 
 def start_encoder(wildcards):
-    """The encoder that a training starts from; none for `supervised`."""
+    """The encoder that a training starts from, or the catalogue; none for `supervised`."""
+    if wildcards.start in NO_NETS:
+        return {"catalog": "results/catalog.parquet"}
     if wildcards.start == "supervised":
         return {}
     return {"encoder": f"results/pretrain/{wildcards.start}/encoder.pt"}
 
 
 def start_flags(wildcards, input):
-    """The encoder's file, or what a new one is made of."""
+    """The encoder's file, or what a new one is made of, or the method that needs none."""
+    if wildcards.start in NO_NETS:
+        method = flags({"magnitudes": wildcards.start})
+        return f"{method} {named(input, ['catalog'])}"
     return named(input, ["encoder"]) or flags(config["encoder"])
 
 
