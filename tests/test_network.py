@@ -59,9 +59,16 @@ def test_pauses_double_up_to_the_longest_and_jitter_within_their_upper_half(atte
     assert whole / 2 <= network.pause(attempt, None, Manners(longest_wait=longest)) <= whole
 
 
-@given(st.floats(0, 1e12), st.floats(0.01, 1e4))
+@given(st.floats(0.01, 600), st.floats(0.01, 1e4))
 def test_what_a_service_asks_for_is_kept_but_bounded(asked, longest):
     assert network.pause(3, asked, Manners(longest_wait=longest)) == min(asked, longest)
+
+
+def test_who_asks_for_an_hour_is_not_asked_before_it_is_over():
+    with pytest.raises(network.NoWay, match="not to be asked again for 1h00m"):
+        network.pause(0, 3600.0, Manners())
+    assert network.pause(0, 3600.0, Manners(longest_wait=7200)) == 3600
+    assert network.pause(0, 0.0, Manners()) > 0, "none at all is no pause"
 
 
 def tried(error, url, manners=QUICK):
@@ -88,7 +95,7 @@ def test_a_host_that_has_answered_is_waited_for_and_a_strange_one_is_not():
 
 
 def test_a_try_that_succeeds_ends_the_pauses():
-    answers = iter([Trouble("no"), Trouble("no", wait=1e9), "rows"])
+    answers = iter([Trouble("no"), Trouble("no", wait=100), "rows"])
 
     def act():
         answer = next(answers)
@@ -169,10 +176,10 @@ def test_a_rest_is_for_all_and_a_clock_that_was_set_back_is_not_waited_for(tmp_p
 
 
 HOLD = (
-    "import sys, time; from pipeline.survey.network import Streams\n"
-    "streams = Streams(sys.argv[1], 2)\n"
+    "import sys, threading, time\nfrom pipeline.survey.network import Streams\n"
+    "streams, never = Streams(sys.argv[1], 2), threading.Event()\n"
     "for _ in range(6):\n"
-    " with streams.one():\n  print(time.time()); time.sleep(0.03); print(time.time())"
+    " with streams.one(never):\n  print(time.time()); time.sleep(0.03); print(time.time())"
 )
 
 
@@ -183,7 +190,7 @@ def test_places_are_bounded_over_threads_and_processes_and_free_after_a_kill(tmp
     streams, spans = Streams(tmp_path, 2), []
 
     def hold():
-        with streams.one():
+        with streams.one(threading.Event()):
             began = time.time()
             time.sleep(0.03)
             spans.append((began, time.time()))
@@ -195,12 +202,14 @@ def test_places_are_bounded_over_threads_and_processes_and_free_after_a_kill(tmp
     spans += list(zip(times[::2], times[1::2], strict=True))
     assert len(spans) == 46
     assert max(sum(a <= at < b for a, b in spans) for at, _ in spans) <= 2
-    held = "import sys,time\nfrom pipeline.survey.network import Streams\n" \
-        "with Streams(sys.argv[1], 1).one():\n print(1, flush=True); time.sleep(60)"  # fmt: skip
+    held = (
+        "import sys, threading, time\nfrom pipeline.survey.network import Streams\n"
+        "with Streams(sys.argv[1], 1).one(threading.Event()):\n print(1, flush=True); time.sleep(9)"
+    )
     killed = subprocess.Popen([sys.executable, "-c", held, tmp_path], stdout=subprocess.PIPE)
     killed.stdout.readline()
     threading.Timer(0.1, killed.kill).start()
-    with Streams(tmp_path, 1).one():
+    with Streams(tmp_path, 1).one(threading.Event()):
         assert killed.wait() == -9
     killed.stdout.close()
 

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlparse
 
 from pipeline.run import Progress, UserError, write_json
 from pipeline.survey.cache import Store
-from pipeline.survey.network import GaveUp, Manners
-from pipeline.survey.transfer import ABSENT, Check, Fetch, Loss, NoWay, Tally
+from pipeline.survey.network import GaveUp, Manners, NoWay
+from pipeline.survey.transfer import ABSENT, Check, Fetch, Loss, Tally
 
 MANY = 20
 """More files than a run's end lacks: where none of so many is there, that is not remembered."""

@@ -31,6 +31,8 @@ log = logging.getLogger("ugriz")
 T = TypeVar("T")
 FEW = 3
 """Tries of a host that cannot be reached and has never answered: more likely a wrong address."""
+TOO_LONG = 600.0
+"""Seconds of a Retry-After that are not waited for, unless `longest_wait` says so."""
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further pause is twice as long."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
@@ -52,7 +54,7 @@ class Manners:
     timeout: float = 30.0
     query_seconds: float = 660.0
     tries: int = 8
-    longest_wait: float = 300.0
+    longest_wait: float = 600.0
     requests_per_minute: float | None = 600.0
     mb_per_second: float | None = None
 
@@ -62,7 +64,18 @@ class Manners:
                 raise UserError(f"--{name.replace('_', '-')} {value}: give a number above 0")
 
     def client(self) -> httpx.Client:
-        """A client with these time-outs that follows redirects and asks for bytes as they are."""
+        """A client with these time-outs that follows redirects and asks for bytes as they are.
+
+        Raises:
+            UserError: the environment's proxy or certificate settings cannot be used.
+        """
+        try:
+            return self._client()
+        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+            raise UserError(f"the proxy or certificate settings of this machine's environment: "
+                            f"{error}; mend or unset them") from None  # fmt: skip
+
+    def _client(self) -> httpx.Client:
         return httpx.Client(
             timeout=httpx.Timeout(self.timeout, connect=min(self.timeout, 15.0)),
             follow_redirects=True,
@@ -85,6 +98,10 @@ class Unreachable(Trouble):
 
 class GaveUp(UserError):
     """The last try failed as well."""
+
+
+class NoWay(GaveUp):
+    """The service cannot be reached, or wants not to be asked: others will fare no better."""
 
 
 _answered: set[str] = set()
@@ -131,8 +148,14 @@ def pause(attempt: int, asked: float | None, manners: Manners) -> float:
 
     The doubling pause is drawn from its upper half, so that many clients do not come back at
     once; nothing is above `longest_wait`.
+
+    Raises:
+        NoWay: the service asks for more than that, and than `TOO_LONG`.
     """
-    if asked is not None:
+    if asked and asked > max(manners.longest_wait, TOO_LONG):
+        raise NoWay(f"the service asks not to be asked again for {duration(asked)} (Retry-After); "
+                    "run again then, or raise network: longest_wait")  # fmt: skip
+    if asked:
         return min(asked, manners.longest_wait)
     doubled = FIRST_WAIT * 2.0 ** min(attempt, 60)
     return min(doubled, manners.longest_wait) * random.uniform(0.5, 1.0)
@@ -238,7 +261,7 @@ class Pace:
     as a service that says Retry-After wants it.
     """
 
-    def __init__(self, file: Path, per_second: float | None, longest: float = 300.0):
+    def __init__(self, file: Path, per_second: float | None, longest: float = 600.0):
         self.file, self.per_second, self.longest = Path(file), per_second, longest
         self.file.parent.mkdir(parents=True, exist_ok=True)
 
@@ -248,13 +271,23 @@ class Pace:
             start = max(start, now)
             if self.per_second:
                 put(start + amount / self.per_second)
-        if start > now:
-            stop.wait(start - now)
+        while start > now and not stop.wait(start - now):
+            now = time.time()
+            start = max(start, self._resting())  # another process may have been told to rest
 
     def rest(self, seconds: float) -> None:
-        """Let nothing go for so many seconds."""
+        """Let nothing go for so many seconds, not even what has its turn already."""
         with self._next() as (now, start, put):
             put(max(start, now + seconds))
+        until = self.file.with_name(f"{self.file.name}-rest")
+        until.write_text(f"{time.time() + seconds:.3f}")
+
+    def _resting(self) -> float:
+        """Until when nothing may go, as `rest` was told last; 0 if never, or if it is nonsense."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            until = float(self.file.with_name(f"{self.file.name}-rest").read_text())
+            return until if until < time.time() + self.longest + 60 else 0.0
+        return 0.0
 
     @contextlib.contextmanager
     def _next(self) -> Iterator[tuple[float, float, Callable[[float], None]]]:
@@ -287,11 +320,12 @@ class Streams:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Hold one of the places."""
+    def one(self, stop: threading.Event) -> Iterator[None]:
+        """Hold one of the places; or none, once `stop` is set."""
         with self.here, contextlib.ExitStack() as stack:
             while not any(self._hold(file, stack) for file in self.files):
-                time.sleep(random.uniform(0.02, 0.1))
+                if stop.wait(random.uniform(0.02, 0.1)):
+                    break
             yield
 
     @staticmethod

@@ -24,7 +24,7 @@ import httpx
 from pipeline.run import UserError
 from pipeline.survey import network
 from pipeline.survey.cache import Store
-from pipeline.survey.network import GaveUp, Manners, Pace, Streams, Trouble, Unreachable
+from pipeline.survey.network import GaveUp, Manners, NoWay, Pace, Streams, Trouble, Unreachable
 
 ABSENT = "not in the archive"
 SAME_DAMAGE = 4
@@ -48,10 +48,6 @@ class Damaged(Exception):
 
 class Absent(Exception):
     """The root that was asked does not have the file."""
-
-
-class NoWay(GaveUp):
-    """No root can be reached: not the file's fault, and no other will come."""
 
 
 class Spoilt(Trouble):
@@ -154,7 +150,7 @@ class Fetch:
         troubles: dict[str, Trouble] = {}
         while left:
             try:
-                with self.streams.one():
+                with self.streams.one(self.stop):
                     root = self._choose(left, tried)
                     self._download(root, path, part)
                 self.away.pop(root, None)
