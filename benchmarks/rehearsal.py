@@ -53,6 +53,7 @@ def simulate(folder: Path, overlay: dict) -> Path:
 
 def serve(survey: Path, work: Path, faults: float, args: argparse.Namespace):
     """The services over the simulated survey, of whose answers the share `faults` goes wrong."""
+    shutil.rmtree(work, ignore_errors=True)
     return services(
         survey / "survey.duckdb", survey / "sas" / "dr9", work, "--faults", faults,
         "--gone", args.gone, "--seed", args.seed, "--queries-a-minute", 100000,
@@ -60,29 +61,34 @@ def serve(survey: Path, work: Path, faults: float, args: argparse.Namespace):
 
 
 class Run:
-    """One run of the workflow in a folder of its own."""
+    """One run of the workflow in a folder of its own, begun anew. `more` goes to Snakemake.
 
-    def __init__(self, folder: Path, url: str, goals: list[str] | None, more: list[str]):
-        self.folder = folder
+    Its output goes to rehearsal.log in the folder, or, with `show`, to the terminal.
+    """
+
+    def __init__(
+        self, folder: Path, url: str, goals: list[str] | None, more: list[str], show: bool = False
+    ):
+        self.folder, self.show = folder, show
         folder.mkdir(parents=True, exist_ok=True)
+        self.forget()
         overlays = [ROOT / "surveys" / name for name in ("sdss-dr12.yaml", "rehearsal.yaml")]
         if goals is not None:
             overlays.append(folder / "goals.yaml")
             overlays[-1].write_text(yaml.safe_dump({"goals": goals}))
-        self.words = [SNAKEMAKE, "--cores", "all", "--directory", folder, *more]
-        if "--configfile" not in more:
-            self.words.append("--configfile")
-        self.words += overlays if "--configfile" not in more else []
+        at = more.index("--configfile") if "--configfile" in more else len(more)
+        self.words = [SNAKEMAKE, "--cores", "all", "--directory", folder, *more[:at]]
+        self.words += ["--configfile", *overlays, *more[at + 1 :]]
         self.environment = os.environ | {
             "UGRIZ_SERVICES": url, "SCISERVER_USER": USER, "SCISERVER_PASSWORD": PASSWORD,
         }  # fmt: skip
 
     def start(self) -> subprocess.Popen:
         """Begin, or go on."""
-        log = open(self.folder / "rehearsal.log", "a")  # noqa: SIM115 (the process has it)
+        log = None if self.show else open(self.folder / "rehearsal.log", "a")  # noqa: SIM115
         return subprocess.Popen(
             self.words, cwd=ROOT, env=self.environment, start_new_session=True,
-            stdout=log, stderr=subprocess.STDOUT,
+            stdout=log, stderr=None if self.show else subprocess.STDOUT,
         )  # fmt: skip
 
     def unlock(self) -> None:
@@ -90,17 +96,26 @@ class Run:
         subprocess.run([*self.words, "--unlock"], cwd=ROOT, env=self.environment, check=True,
                        capture_output=True)  # fmt: skip
 
-    def finish(self) -> int:
-        """Start until it ends well; the number of starts that it took."""
-        for number in range(1, MOST_STARTS + 1):
-            if self.start().wait() == 0:
-                return number
-        sys.exit(f"error: {self.folder}: did not end well in {MOST_STARTS} starts; see its log")
+    def finish(self, most: int = MOST_STARTS) -> int:
+        """Start until it ends well, `most` times at most; the number of starts that it took."""
+        for number in range(1, most + 1):
+            process = self.start()
+            try:
+                if process.wait() == 0:
+                    return number
+            except KeyboardInterrupt:
+                os.killpg(process.pid, signal.SIGINT)
+                process.wait()
+                sys.exit("error: interrupted")
+            print(f"{self.folder.name}: start {number} ended before its time", flush=True)
+        where = "above" if self.show else f"{self.folder}/rehearsal.log"
+        sys.exit(f"error: {self.folder.name}: did not end well; see {where}")
 
     def forget(self) -> None:
         """Remove all that it made."""
-        for name in ("results", "logs", ".snakemake"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("results", "logs", ".snakemake", "rehearsal.log"):
+            path = self.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def stored(self) -> set[str]:
         """The frames that are whole in the cache."""
@@ -187,14 +202,16 @@ def rehearse(args: argparse.Namespace) -> dict:
     bad = args.faults > 0 or args.kills > 0
     began = time.monotonic()
     with serve(survey, args.work / "good-services", 0, args) as at:
-        good = Run(args.work / "good", at["url"], goals, args.snakemake)
-        figures["starts_good"] = good.finish()
+        good = Run(args.work / "good", at["url"], goals, args.snakemake, show=not bad)
+        print(f"a run on a good day: {good.folder}", flush=True)
+        good.finish(most=1)
     figures["seconds_good"] = round(time.monotonic() - began, 1)
     if not bad:
         return figures | _left(good, args.work / "good-services")
     began, work = time.monotonic(), args.work / "bad-services"
     with serve(survey, work, args.faults, args) as at:
         run = Run(args.work / "bad", at["url"], goals, args.snakemake)
+        print(f"a run on a bad day: {run.folder} (its log: rehearsal.log)", flush=True)
         log = work / "requests.jsonl"
         trial = killed(run, args.kills, args.longest, args.seed, log)
     seen, right = requests(log), good.products()
