@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.learning.encoder import Encoder, EncoderSpec, Projection, seeded
+from pipeline.learning import sarmiento
+from pipeline.learning.encoder import Encoder, EncoderSpec, Projection, seeded, unit
 from pipeline.run import UserError
 
 SPEC = EncoderSpec("resnet10", 0.125, 32, 2)
@@ -46,6 +47,48 @@ def test_spec_survives_its_dict():
     assert EncoderSpec.from_dict(spec.to_dict()) == spec
 
 
+def test_a_spec_of_all_bands_is_written_as_it_was_before_there_were_others():
+    old = {"net": "resnet10", "width": 0.125, "crop": 32, "bin": 2, "scale": "none",
+           "softening": None}  # fmt: skip
+    assert SPEC.to_dict() == old and EncoderSpec.from_dict(old).bands == "ugriz"
+    spec = EncoderSpec("sarmiento", 0.25, 64, 2, "unit", bands="gri")
+    assert spec.to_dict()["bands"] == "gri" and EncoderSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_the_net_sees_its_bands_binned_and_in_the_unit_interval():
+    spec = EncoderSpec("sarmiento", 0.125, 32, 2, "unit", bands="gri")
+    encoder, x = Encoder(spec).eval(), images()
+    seen = []
+    encoder.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        pooled = encoder(x)
+    binned = x[:, 1:4].reshape(3, 3, 16, 2, 16, 2).mean(dim=(3, 5))
+    for one, found in zip(binned, seen[0], strict=True):
+        expected = (one - one.min()) / (one.max() - one.min())
+        torch.testing.assert_close(found, expected)
+        assert found.min() == 0 and found.max() == 1
+    assert pooled.shape == (3, 128)
+    others = x.clone()
+    others[:, [0, 4]] = 7
+    with torch.no_grad():
+        assert torch.equal(encoder(others), pooled)
+
+
+def test_unit_keeps_colours_and_loses_flux():
+    x = images().double()
+    torch.testing.assert_close(unit(1e-3 * x + 0.5), unit(x), rtol=1e-9, atol=1e-12)
+    made = unit(x)
+    contrast = x.amax(dim=(2, 3)) - x.amin(dim=(2, 3))
+    found = made.amax(dim=(2, 3)) - made.amin(dim=(2, 3))
+    torch.testing.assert_close(found[:, 1] / found[:, 3], contrast[:, 1] / contrast[:, 3])
+    assert not unit(torch.full((1, 3, 4, 4), 0.3)).any()
+
+
+def test_asinh_of_some_bands_is_in_units_of_their_own_softening():
+    spec = EncoderSpec("resnet10", 0.125, 16, 2, "asinh", (0.1, 0.2, 0.3, 0.4, 0.5), "ri")
+    assert Encoder(spec).softening.flatten().tolist() == pytest.approx([0.3, 0.4])
+
+
 def test_groups_can_be_set_later():
     encoder = Encoder(SPEC)
     encoder.set_groups(3)
@@ -60,6 +103,12 @@ def test_projection_from_its_state_has_its_sizes():
     assert torch.equal(head(x), again(x)) and again[0].out_features == 48
 
 
+def test_the_head_of_sarmiento_is_told_by_its_names():
+    head = sarmiento.Head(24)
+    again = Projection.from_state(head.state_dict())
+    assert isinstance(again, sarmiento.Head) and torch.equal(again.dense2.bias, head.dense2.bias)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -68,6 +117,10 @@ def test_projection_from_its_state_has_its_sizes():
         ({"crop": 63, "bin": 2}, "bin: 2 does not divide crop 63"),
         ({"crop": 32, "bin": 8}, "leaves 4 px"),
         ({"bin": 0}, "bin: 0"),
+        ({"net": "sarmiento", "crop": 32, "bin": 4}, "leaves 8 px; sarmiento needs 16"),
+        ({"bands": ""}, "bands: none; give letters of ugriz"),
+        ({"bands": "grz!"}, "bands: grz!"),
+        ({"bands": "grg"}, "bands: grg; .*each once"),
         ({"scale": "log"}, "scale: log"),
         ({"scale": "asinh"}, "dataset.json"),
         ({"scale": "asinh", "softening": (1, 1, 1, 1, 0)}, "softening"),

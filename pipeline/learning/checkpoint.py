@@ -178,7 +178,7 @@ def _split_head(path: str | Path, state: dict) -> tuple[dict, dict]:
                     f"{', '.join('fc.' + name for name in head)}")  # fmt: skip
 
 
-def projection(path: str | Path, extra: Mapping) -> Projection | None:
+def projection(path: str | Path, extra: Mapping) -> nn.Sequential | None:
     """The head in what `load_encoder` gave beside the encoder of `path`; None without one."""
     if extra.get("projection") is None:
         return None

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from pipeline import run
 from pipeline.images.reader import ImageSet
 from pipeline.learning.augment import centre
 from pipeline.learning.batches import Batch, in_order
-from pipeline.learning.encoder import Encoder, Projection
+from pipeline.learning.encoder import Encoder
 
 
 def embed(
     images: ImageSet,
     encoder: Encoder,
-    projection: Projection | None = None,
+    projection: nn.Module | None = None,
     deredden: bool = True,
     turns: int = 1,
     batch: int = 256,
@@ -28,7 +29,8 @@ def embed(
     """Blocks of vectors in the order of the images: (first row, {"pooled", "contrastive"}).
 
     `pooled` (n, feature_dim) float32 is the encoder's output for the central crop, `contrastive`
-    (n, 128) float32 what `projection` makes of it, at unit length; left out without a projection.
+    (n, dim) float32 what `projection` makes of it, at unit length (dim is 128 of MoCo, 64 of
+    SimCLR); left out without a projection.
     With `turns` 8 both are the means over the eight turns and reflections of the stamp (the
     contrastive ones brought back to unit length).
 

@@ -1,4 +1,4 @@
-"""The encoder: stamps in nanomaggies -> pooled features; and the projection that MoCo trains."""
+"""The encoder: stamps in nanomaggies -> pooled features; and the projection that is trained on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.learning.resnet import NETS, ResNet, norms
+from pipeline.learning import sarmiento
+from pipeline.learning.nets import NETS
+from pipeline.learning.resnet import norms
 from pipeline.run import UserError
 from pipeline.survey.names import BANDS
 
-SCALES = ("none", "asinh")
+SCALES = ("none", "asinh", "unit")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class EncoderSpec:
 
     `crop` is the side of its input [pixels], `bin` the side of the squares whose mean becomes one
     pixel of the net's input. `scale` "asinh" gives the net asinh(x / softening), with `softening`
-    [nanomaggies] for each band: the set's MAD, say.
+    [nanomaggies] for each of the five bands: the set's MAD, say; "unit" what `unit` makes of an
+    image. `bands` are those that the net sees, by their letters.
     """
 
     net: str = "resnet50"
@@ -32,12 +35,13 @@ class EncoderSpec:
     bin: int = 1
     scale: str = "none"
     softening: tuple[float, ...] | None = None
+    bands: str = BANDS
 
     def __post_init__(self):
         """Refuse what cannot be built.
 
         Raises:
-            UserError: an unknown net or scale, or numbers that do not fit together.
+            UserError: an unknown net, scale or band, or numbers that do not fit together.
         """
         if self.net not in NETS:
             raise UserError(f"net: {self.net}; give one of {', '.join(NETS)}")
@@ -45,15 +49,20 @@ class EncoderSpec:
             raise UserError(f"width: {self.width}; give a number above 0 and up to 8")
         if self.bin < 1 or self.crop < 1 or self.crop % self.bin:
             raise UserError(f"bin: {self.bin} does not divide crop {self.crop}; give one that does")
-        if self.crop // self.bin < 8:
+        least = NETS[self.net].least
+        if self.crop // self.bin < least:
             raise UserError(f"crop {self.crop} binned by {self.bin} leaves {self.crop // self.bin} "
-                            "px; the nets need 8 at least")  # fmt: skip
+                            f"px; {self.net} needs {least} at least")  # fmt: skip
         if self.scale not in SCALES:
             raise UserError(f"scale: {self.scale}; give one of {', '.join(SCALES)}")
+        known = set(self.bands) <= set(BANDS)
+        if not (self.bands and known and len(set(self.bands)) == len(self.bands)):
+            raise UserError(f"bands: {self.bands or 'none'}; give letters of {BANDS}, "
+                            "each once")  # fmt: skip
         self._check_softening()
 
     def _check_softening(self) -> None:
-        if self.scale == "none":
+        if self.scale != "asinh":
             return
         if self.softening is None:
             raise UserError("scale: asinh needs the bands' MAD; give a dataset.json, which has it")
@@ -61,8 +70,11 @@ class EncoderSpec:
             raise UserError(f"softening: {self.softening}; give five numbers above 0")
 
     def to_dict(self) -> dict:
-        """Plain values, for a checkpoint."""
-        return asdict(self)
+        """Plain values, for a checkpoint; as before there were others, where all bands are seen."""
+        content = asdict(self)
+        if self.bands == BANDS:
+            del content["bands"]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping) -> EncoderSpec:
@@ -76,24 +88,30 @@ class EncoderSpec:
 class Encoder(nn.Module):
     """Images (n, 5, crop, crop) [nanomaggies] -> pooled features (n, feature_dim).
 
-    `net` is the ResNet, with torchvision's names. `groups`: see `GroupedBatchNorm`.
+    `net` is one of `NETS`; a ResNet has torchvision's names. `groups`: see `GroupedBatchNorm`.
     """
 
     def __init__(self, spec: EncoderSpec, groups: int = 1):
         super().__init__()
         self.spec = spec
-        self.net = ResNet(spec.net, spec.width, groups)
+        self.net = NETS[spec.net].build(spec.width, groups, len(spec.bands))
         self._lay_out(groups)
         self.feature_dim = self.net.feature_dim
-        softening = torch.tensor(spec.softening or (1.0,) * len(BANDS), dtype=torch.float64)
+        self._seen = [BANDS.index(band) for band in spec.bands]
+        softening = spec.softening or (1.0,) * len(BANDS)
+        softening = torch.tensor([softening[at] for at in self._seen], dtype=torch.float64)
         self.register_buffer("softening", softening.float()[:, None, None], persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Pooled features of `images`; dereddened or not as the encoder was trained."""
+        if self._seen != list(range(len(BANDS))):
+            images = images[:, self._seen]
         if self.spec.bin > 1:
             images = functional.avg_pool2d(images, self.spec.bin)
         if self.spec.scale == "asinh":
             images = torch.asinh(images / self.softening)
+        elif self.spec.scale == "unit":
+            images = unit(images)
         return self.net(images.contiguous(memory_format=self._layout))
 
     def set_groups(self, groups: int) -> None:
@@ -108,6 +126,19 @@ class Encoder(nn.Module):
         self.net.to(memory_format=self._layout)
 
 
+def unit(images: torch.Tensor) -> torch.Tensor:
+    """Each image (bands, h, w) mapped to [0, 1]: (x - min) / (max - min), one map for all bands.
+
+    The least and the greatest value are those of all bands of the image together, after binning;
+    so ratios between its bands' contrasts, its colours, stay, and its flux is lost: an image and
+    any multiple of it, or it on another level of the sky, look the same. An image of one value
+    becomes 0. After Sarmiento et al. 2020, who scale to [0, 1] and do not say over what.
+    """
+    low = images.amin(dim=(1, 2, 3), keepdim=True)
+    span = images.amax(dim=(1, 2, 3), keepdim=True) - low
+    return (images - low) / torch.where(span == 0, 1, span)
+
+
 class Projection(nn.Sequential):
     """MoCo v2's head: Linear(feature_dim, hidden), ReLU, Linear(hidden, dim).
 
@@ -119,8 +150,13 @@ class Projection(nn.Sequential):
         super().__init__(nn.Linear(feature_dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
     @classmethod
-    def from_state(cls, state: Mapping[str, torch.Tensor]) -> Projection:
-        """The head whose `state_dict` is `state`, its sizes taken from the shapes."""
+    def from_state(cls, state: Mapping[str, torch.Tensor]) -> nn.Sequential:
+        """The head whose `state_dict` is `state`, its sizes taken from the shapes.
+
+        A `sarmiento.Head` where the names are that one's.
+        """
+        if "dense1.weight" in state:
+            return sarmiento.Head.from_state(state)
         hidden, feature_dim = state["0.weight"].shape
         head = cls(feature_dim, state["2.weight"].shape[0], hidden)
         head.load_state_dict(state)
