@@ -31,8 +31,9 @@ def make_survey(folder):
     draw = random.Random(0)
     ids = [int(pack_objid(run, 1 + k % 6, 11 + k // 6, 1 + k)) for run in RUNS for k in range(30)]
     photo = [
-        dict(objID=key, run=key >> 32 & 0xFFFF, ra=draw.uniform(0, 360), dec=draw.uniform(-90, 90), b=-1e-5 * k,
-             flags=draw.getrandbits(62), rowc_u=None if k % 3 else draw.uniform(0, 1489),
+        dict(objID=key, run=key >> 32 & 0xFFFF, b=-1e-5 * k, ra=draw.uniform(0, 360),
+             dec=draw.uniform(-90, 90), flags=draw.getrandbits(62),
+             rowc_u=None if k % 3 else draw.uniform(0, 1489),
              petroMag_g=-9999, colc_z=draw.uniform(0, 2048),
              extinction_r=draw.choice((1e-5, 1.5e-7, 0.1, 0.123456789)))
         for k, key in enumerate(ids)
