@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,8 +18,9 @@ from small_sets import STAMP, make_catalog, write_set
 
 from pipeline import dataset, pretrain, run
 from pipeline.images import manifest
+from pipeline.images.reader import members, open_set
 from pipeline.images.stamp import Stamp
-from pipeline.learning import checkpoint
+from pipeline.learning import checkpoint, embedding
 from pipeline.learning.encoder import Encoder, EncoderSpec, seeded
 from pipeline.run import UserError
 
@@ -27,6 +29,11 @@ SMALL = {
     "net": "resnet10", "width": 0.125, "crop": 32, "bin": 2, "scale": "asinh", "jitter": 2,
     "batch": 16, "queue": 32, "groups": 4, "steps": 30, "log-every": 3, "threads": 1,
     "checkpoint-minutes": 0, "device": "cpu", "seed": 3,
+}  # fmt: skip
+
+SIMCLR = {
+    "method": "simclr", "width": 0.0625, "crop": 32, "jitter": 2, "cutout": (1, 4), "batch": 16,
+    "steps": 6, "log-every": 3, "threads": 1, "device": "cpu", "seed": 3,
 }  # fmt: skip
 
 
@@ -44,8 +51,8 @@ def make_set(folder, stamp=STAMP, **columns):
     return folder / "dataset.json"
 
 
-def flags(path, output, **changes):
-    settings = {"dataset": path, "output": output, **SMALL, **changes}
+def flags(path, output, settings=SMALL, **changes):
+    settings = {"dataset": path, "output": output, **settings, **changes}
     words = []
     for name, value in settings.items():
         name = name.replace("_", "-")
@@ -196,6 +203,115 @@ def test_an_image_of_nan_is_named_and_nothing_is_lost(small, tmp_path):
         pretrain.main(flags(copy, tmp_path / "out", steps=60))
 
 
+def test_simclr_makes_an_encoder_that_is_taken_unchanged(small, tmp_path):
+    pretrain.main(flags(small, tmp_path, SIMCLR, ema=0.9, probe_every=4, accumulate=2))
+    encoder, extra = checkpoint.load_encoder(tmp_path / "encoder.pt")
+    assert encoder.spec == EncoderSpec("sarmiento", 0.0625, 32, 2, "unit", bands="gri")
+    settings = extra["settings"]
+    assert (settings["method"], settings["temperature"], settings["optimiser"]) == (
+        "simclr", 0.5, "adam")  # fmt: skip
+    assert settings["lr"] == 3e-4 and settings["view"]["cutout"] == (1, 4)
+    assert "queue" not in settings and "max_e_bv" not in settings["view"]
+    found = history(tmp_path)
+    assert [row["step"] for row in found] == ["3", "4", "6"] and found[1]["probe"]
+    images = open_set(small)
+    head = checkpoint.projection("", extra)
+    blocks = [block for _, block in embedding.embed(images, encoder, head, batch=50)]
+    vectors = np.concatenate([block["contrastive"] for block in blocks])
+    assert vectors.shape == (len(images), 64) and blocks[0]["pooled"].shape == (50, 64)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_simclr_trained_again_gives_the_same_bytes_and_moco_flags_are_not_looked_at(
+    small, tmp_path
+):
+    for number, more in enumerate(({}, {"queue": 7, "momentum": 0.5, "max_e_bv": 3})):
+        pretrain.main(flags(small, tmp_path / str(number), SIMCLR, **more))
+    one, other = ((tmp_path / name / "encoder.pt").read_bytes() for name in "01")
+    assert one == other
+
+
+def test_what_is_beyond_max_z_is_left_out_and_counted(small, tmp_path, caplog, monkeypatch):
+    images = open_set(small)
+    chosen = images.take(members(images, "train+unlabelled"))
+    z, photoz = (chosen.table[name].to_numpy(float) for name in ("z", "photoz"))
+    labelled = np.isfinite(z)
+    assert 0 < labelled.sum() < len(z) and np.isfinite(photoz).all()
+    wanted = set(chosen.objid[np.where(labelled, z, photoz) <= 0.1])
+    seen = []
+
+    def batches(images, *given):
+        seen.append(images.objid)
+        raise Seen
+
+    monkeypatch.setattr(pretrain, "Batches", batches)
+    with caplog.at_level(logging.INFO, "ugriz"), pytest.raises(Seen):
+        pretrain.main(flags(small, tmp_path, SIMCLR, max_z=0.1))
+    assert set(seen[0]) == wanted
+    by = [int((labelled & (z > 0.1)).sum()), int((~labelled & (photoz > 0.1)).sum())]
+    assert (f"max-z 0.1: {sum(by)} of {len(z)} galaxies are left out ({by[0]} by spec-z, "
+            f"{by[1]} by photo-z); 0 of unknown redshift stay") in caplog.text  # fmt: skip
+
+
+def test_without_a_photo_z_a_galaxy_without_spectrum_stays(small, caplog):
+    images = open_set(small)
+    photoz = np.where(np.arange(len(images)) % 2, np.nan, -9999.0)
+    images = replace(images, table=images.table.assign(photoz=photoz))
+    z = images.table["z"].to_numpy(float)
+    assert np.array_equal(pretrain.beyond(images, 0.1), z > 0.1)
+    with caplog.at_level(logging.INFO, "ugriz"):
+        left = pretrain._nearer(images, 0.1)
+    assert len(left) == (~(z > 0.1)).sum()
+    assert f"{np.isnan(z).sum()} of unknown redshift stay" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch": 1}, "batch: 1; give 2 or more"),
+        ({"batch": 1024}, "batch: 1024, but the set has"),
+        ({"batch": 16, "accumulate": 3}, "batch: 16 cannot be shared by 1 ranks with 3 micro"),
+        ({"crop": 33}, "bin: 2 does not divide crop 33"),
+        ({"crop": 24, "bin": 2}, "leaves 12 px; sarmiento needs 16 at least"),
+        ({"crop": 64}, "crop: 64 px do not fit in stamps of 37 px"),
+        ({"bands": "grz1"}, "bands: grz1; give letters of ugriz"),
+        ({"max_z": 0.001}, "max-z: 0.001, but all [0-9]+ galaxies have a redshift above it"),
+        ({"max_z": -1}, "max-z: -1"),
+        ({"max_z": "nan"}, "max-z: nan"),
+        ({"cutout": (2, 40)}, "cutout: .*16 or less"),
+        ({"zoom": (0, 1)}, "zoom: "),
+        ({"blur": (2, 1)}, "blur: "),
+        ({"colour": 1}, "colour: 1"),
+        ({"temperature": 0}, "temperature: 0"),
+        ({"net": "resnet10", "groups": 5}, "groups: 5 do not share a batch of 16"),
+        ({"lr": 1e30}, "not a number at step"),
+    ],
+)
+def test_what_simclr_cannot_do_is_refused_in_one_line(small, tmp_path, change, said):
+    with pytest.raises(UserError, match=said) as error:
+        pretrain.main(flags(small, tmp_path, SIMCLR, **change))
+    assert "\n" not in str(error.value) and not (tmp_path / "encoder.pt").exists()
+
+
+def test_defaults_are_the_methods_own():
+    words = ["--dataset", "d", "--output", "o", "--steps", "1"]
+    for method, rate, batch, net in (
+        ("moco", 0.03, 256, "resnet50"), ("simclr", 3e-4, 1024, "sarmiento"),
+    ):  # fmt: skip
+        for given in (["--method", method], [f"--method={method}"]):
+            args = pretrain._parse([*words, *given])
+            assert (args.lr, args.batch, args.net) == (rate, batch, net)
+    assert pretrain._parse(words).optimiser == "sgd"
+    assert pretrain._parse([*words, "--method", "simclr", "--lr", "0.1"]).lr == 0.1
+
+
+def test_a_method_that_there_is_not_is_told(capsys):
+    for given in (["byol"], []):
+        with pytest.raises(SystemExit):
+            pretrain.main(["--dataset", "d", "--output", "o", "--steps", "1", "--method", *given])
+    assert "invalid choice: 'byol' (choose from 'moco', 'simclr')" in capsys.readouterr().err
+
+
 def test_a_hidden_state_of_another_run_is_said(small, tmp_path, caplog):
     with seeded(0):
         encoder = Encoder(EncoderSpec("resnet10", 0.125, 32, 2))
@@ -214,3 +330,7 @@ def test_help_is_of_use(capsys):
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "torchrun" in text and "--queue" in text and "--double" not in text
+    with pytest.raises(SystemExit):
+        pretrain.main(["--method", "simclr", "--help"])
+    text = capsys.readouterr().out
+    assert "0.0003" in text and "1024" in text and "sarmiento" in text

@@ -273,6 +273,7 @@ def test_rows_are_due_at_the_same_steps_wherever_a_run_began():
         ({"ema": 1.0}, "ema: 1"),
         ({"amp": "fp16"}, "fp16 needs a GPU"),
         ({"amp": "fp8"}, "amp: fp8"),
+        ({"optimiser": "lars"}, "optimiser: lars; give one of sgd, adam"),
     ],
 )
 def test_plans_that_cannot_be_run_are_refused(wrong, said):

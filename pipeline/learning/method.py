@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.learning.encoder import Encoder, Projection
+from pipeline.learning.encoder import Encoder
 
 
 class Projector(nn.Module):
@@ -17,7 +17,7 @@ class Projector(nn.Module):
     The vectors have the dtype of the images.
     """
 
-    def __init__(self, encoder: Encoder, projection: Projection):
+    def __init__(self, encoder: Encoder, projection: nn.Module):
         super().__init__()
         self.encoder, self.projection = encoder, projection
         self.amp: torch.dtype | None = None
@@ -45,10 +45,12 @@ class Method(nn.Module):
 
     `network` is what is trained; the loop may wrap it and hands the wrap to `loss`. In a step the
     loop calls `prepare` once, `loss` for each micro-batch (rows of the batch: a slice), and after
-    the optimiser's step `after_step`.
+    the optimiser's step `after_step`. `remedy` is what may help against a collapse, beside what
+    helps every method.
     """
 
     name: str
+    remedy: str = "a longer queue"
     network: Projector
 
     def prepare(self, views: list[torch.Tensor], step: int) -> object:

@@ -1,8 +1,8 @@
 """Learning from images alone: the loop that every method shares, and what a method is.
 
-A step: a batch, two views of each image, the method's loss, a step of SGD. All that is random
-follows from the seed and the number of the step, so a state holds no random generator, and a run
-that was killed and goes on ends where an unbroken one does.
+A step: a batch, two views of each image, the method's loss, a step of the optimiser. All that is
+random follows from the seed and the number of the step, so a state holds no random generator, and
+a run that was killed and goes on ends where an unbroken one does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline import run
 from pipeline.learning import checkpoint
-from pipeline.learning.augment import Augmentation, view_keys
+from pipeline.learning.augment import view_keys
 from pipeline.learning.batches import SEEDS, Batch, Batches
 from pipeline.learning.encoder import Encoder
 from pipeline.learning.history import History, Pace
@@ -28,18 +29,24 @@ from pipeline.learning.resnet import share_momentum
 from pipeline.run import UserError
 
 COLUMNS = ("epoch", "lr", "loss", "top1", "spread", "probe")
-"""Of the history: means of loss and of top1 (the share of queries that are most like their own
-key) since the row before; `spread` as in `spread`; sigma_mad of the probe where there was one."""
+"""Of the history: means of loss and of top1 (the share of views that are most like the other one
+of their image) since the row before; `spread` as in `spread`; sigma_mad of the probe where there
+was one."""
 COLLAPSED = 0.1
 """A spread below this, `_PATIENCE` rows of the history in a row, is called a collapse."""
 _PATIENCE = 5
+OPTIMISERS = ("sgd", "adam")
+View = Callable[[torch.Tensor, torch.Tensor, np.ndarray], torch.Tensor]
+"""What makes a view of a batch: (images, extinction, keys) -> (n, 5, crop, crop), as
+`augment.Augmentation` does."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a method is trained; `accumulate` and `checkpoint_seconds` do not change what comes out.
 
-    `amp` is "none", "bf16" or "fp16"; `ema` the decay of averaged weights, None without.
+    `amp` is "none", "bf16" or "fp16"; `ema` the decay of averaged weights, None without;
+    `optimiser` "sgd" (momentum 0.9) or "adam" (Kingma & Ba 2015, with its decay in the gradient).
     """
 
     steps: int
@@ -56,6 +63,7 @@ class Plan:
     double: bool = False
     accumulate: int = 1
     checkpoint_seconds: float = 600.0
+    optimiser: str = "sgd"
 
     def __post_init__(self):
         """Refuse what cannot be run.
@@ -70,6 +78,8 @@ class Plan:
         ):  # fmt: skip
             if not value >= least:
                 raise UserError(f"{name}: {value}; give {least} or more")
+        if self.optimiser not in OPTIMISERS:
+            raise UserError(f"optimiser: {self.optimiser}; give one of {', '.join(OPTIMISERS)}")
         if not 0 <= self.seed < SEEDS:
             raise UserError(f"seed: {self.seed}; give 0 or more, and less than {SEEDS}")
         learning_rate(0, self.steps, self.lr, self.schedule, self.warmup)
@@ -87,18 +97,14 @@ class Plan:
 class Trainer:
     """A method, its optimiser and all else that a step changes."""
 
-    def __init__(
-        self, method: Method, views: tuple[Augmentation, Augmentation], plan: Plan, ranks: Ranks
-    ):
+    def __init__(self, method: Method, views: tuple[View, View], plan: Plan, ranks: Ranks):
         self.plan, self.ranks, self.views = plan, ranks, views
         self.method = method.to(ranks.device, torch.float64 if plan.double else torch.float32)
         self.amp = _amp(plan.amp, ranks.device)
         for part in method.modules():
             if isinstance(part, Projector):
                 part.amp = self.amp
-        self.optimiser = torch.optim.SGD(
-            method.network.parameters(), plan.lr, momentum=0.9, weight_decay=plan.weight_decay
-        )
+        self.optimiser = _optimiser(plan, method.network)
         self.scaler = torch.amp.GradScaler(enabled=self.amp == torch.float16)
         self.ema = None if plan.ema is None else Ema(method.network, plan.ema)
         self.network = ranks.parallel(method.network)
@@ -167,6 +173,13 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
+
+
+def _optimiser(plan: Plan, network: torch.nn.Module) -> torch.optim.Optimizer:
+    given = {"lr": plan.lr, "weight_decay": plan.weight_decay}
+    if plan.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), **given)
+    return torch.optim.SGD(network.parameters(), momentum=0.9, **given)
 
 
 def _amp(name: str, device: torch.device) -> torch.dtype | None:
@@ -287,8 +300,8 @@ class Run:
             run.log.warning(
                 "%s: WARNING: step %d: the embeddings have collapsed, all images look alike to "
                 "the net (spread %.3f, 1 is all over the sphere); try a lower lr, a warm-up, a "
-                "higher temperature or a longer queue",
-                self.trainer.method.name, self.next_step, wide,
+                "higher temperature or %s",
+                self.trainer.method.name, self.next_step, wide, self.trainer.method.remedy,
             )  # fmt: skip
 
     def _refuse(self, step: int) -> None:
