@@ -264,7 +264,8 @@ def test_views_of_the_survey_have_their_tables_types(start, sky, tmp_path):
 @pytest.mark.parametrize(
     ("base", "words"),
     [("{url}/nowhere", "has no SQL search of DR12"), ("ftp://127.0.0.1", "is no address"),
-     ("skyserver.sdss.org", "is no address"), ("http://127.0.0.1:9", "cannot be reached .*VPN")],
+     ("skyserver.sdss.org", "is no address"), ("http://127.0.0.1:9", "cannot be reached .*VPN"),
+     ("http://nowhere.invalid", "cannot be reached .*VPN")],
 )  # fmt: skip
 def test_an_address_that_is_not_skyservers_is_told(start, sky, tmp_path, base, words):
     services = start()

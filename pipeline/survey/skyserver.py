@@ -131,9 +131,10 @@ def _said(body: bytes) -> str:
 def _in_words(error: Exception, base: str) -> Exception:
     if isinstance(error, requests.exceptions.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return Trouble("nothing came for too long (time-out)")
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.ProxyError) or (
-        isinstance(error, requests.exceptions.ConnectionError) and "NewConnection" in repr(error)
-    ):
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    no_way = (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError,
+              requests.exceptions.SSLError)  # fmt: skip
+    if isinstance(error, no_way) or isinstance(cause, urllib3.exceptions.NewConnectionError):
         return network.Unreachable(f"cannot be reached ({_cause(error)})")
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema
                   | requests.exceptions.MissingSchema):  # fmt: skip
@@ -144,6 +145,9 @@ def _in_words(error: Exception, base: str) -> Exception:
 
 def _cause(error: Exception) -> str:
     """The last words of a chain of exceptions, as urllib3 nests them."""
+    said = re.findall(r"\[Errno [^\])]*\] [^)'\"]+", str(error))
+    if said:
+        return said[-1]
     return str(error).rpartition(": ")[2].strip("'\")>") or type(error).__name__
 
 
