@@ -127,8 +127,11 @@ def flags(section: Mapping, leave_out: Iterable[str] = ()) -> str:
 def training_flags(train: Mapping, start: str, leave_out: Iterable[str] = ()) -> str:
     """The flags of `pipeline.train` that the config section `train` stands for, for a start.
 
-    What speaks of a pretrained encoder (its rate, whether it is frozen) is none of `supervised`.
+    What speaks of a pretrained encoder (its rate, whether it is frozen) is none of `supervised`,
+    and what speaks of a net none of the methods that have none.
     """
+    if start in NO_NETS:
+        return flags({key: train.get(key) for key in ("fractions", "label_seed")}, leave_out)
     own = ["encoder_rate", "freeze"] if start == "supervised" else []
     return flags(train, ["starts", "seeds", *own, *leave_out])
 

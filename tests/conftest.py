@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+LONG = ("test_rehearsal.py", "test_workflow_learning.py", "test_workflow.py")
+"""Files that take minutes: they go first, so that no core is idle at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; all else keeps its order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -84,7 +84,7 @@ def test_a_run_ends_in_a_checked_set_and_its_figures(survey):
     for picture in ("contact-sheet", "sky-map", "funnel", "magnitudes"):
         data = (survey / "results" / "pictures" / f"{picture}.png").read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 5000
-    assert not list((survey / "results").glob("frames/0*")), "frames are let go"
+    assert not list((survey / "results").glob("frames/0*/")), "frames are let go"
     assert not list((survey / "results").rglob(".*.part*")), "nothing half-written is left"
 
 

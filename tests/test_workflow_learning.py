@@ -29,7 +29,8 @@ OVERLAY = {
     "running": {"device": "cpu", "checkpoint_minutes": 1e-6},
 }  # fmt: skip
 """A state after every step, so that a killed run is taken up in the middle."""
-STARTS, FRACTIONS = ("supervised", "moco"), ("0.5", "1")
+STARTS = ("supervised", "moco", "local_linear", "boosted_trees")
+FRACTIONS = ("0.5", "1")
 FOLLOW = {
     "pretrain": {"pretrain", "train", "photoz", "evaluate", "embed", "search"},
     "train": {"train", "photoz", "evaluate"},
@@ -84,8 +85,12 @@ def test_what_speaks_of_an_encoder_is_none_of_the_supervised_net(house, tmp_path
                                     overlay={**OVERLAY, **tuned})  # fmt: skip
     assert plan.returncode == 0, plan.stderr
     commands = [line for line in plan.stdout.splitlines() if "-m pipeline.train" in line]
-    assert len(commands) == 2
-    for line in commands:
+    assert len(commands) == 4
+    magnitudes = [line for line in commands if "--magnitudes" in line]
+    assert len(magnitudes) == 2
+    for line in magnitudes:
+        assert not any(flag in line for flag in ("--encoder", "--net", "--lr", "--freeze"))
+    for line in set(commands) - set(magnitudes):
         own = "--output results/train/photoz/moco" in line
         assert own == ("--encoder-rate 0.1" in line) == ("--freeze" in line)
         assert own == ("--encoder results/pretrain" in line) != ("--net" in line)
