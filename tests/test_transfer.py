@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shlex
 import shutil
@@ -645,6 +646,11 @@ def test_403_stops_everything_soon_with_advice_and_keeps_what_came(sas, bring, t
     sizes = [part.stat().st_size for part in (tmp_path / "cache").rglob("*.part")]
     assert len(sizes) >= 1 and min(sizes) > 0
     sas.plans.clear()
+    asked = len(sas.asked)
+    with pytest.raises(UserError, match="answered 403.*said to another job.*remove .*refused"):
+        bring(sas, paths=NAMES)
+    assert len(sas.asked) == asked, "the next shard leaves the archive alone"
+    os.utime(tmp_path / "cache" / ".refused", (1e9, 1e9))  # an hour later
     tally = Tally()
     assert bring(sas, paths=NAMES, tally=tally) == {} and right(bring.folder, NAMES)
     assert tally.bytes == sum(len(content(name)) for name in NAMES[2:]) - sum(sizes)

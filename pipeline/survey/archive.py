@@ -16,9 +16,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from pipeline.run import Progress, UserError, write_json
-from pipeline.survey.cache import Store
+from pipeline.survey.cache import REFUSED, Store
 from pipeline.survey.network import GaveUp, Manners, NoWay
-from pipeline.survey.transfer import ABSENT, Check, Fetch, Loss, Tally
+from pipeline.survey.transfer import ABSENT, Check, Fetch, Forbidden, Loss, Tally
 
 MANY = 20
 """More files than a run's end lacks: where none of so many is there, that is not remembered."""
@@ -101,9 +101,16 @@ def deliver(
         return dict.fromkeys(missing, Loss(True, ABSENT))
     store = Store(cache or folder / ".cache", cache_gb)
     tally = tally or Tally()
+    if reason := store.refused():
+        raise UserError(f"{reason} (said to another job a while ago; to ask again at once, remove "
+                        f"{store.folder / REFUSED})")  # fmt: skip
     with manners.client() as client:
         fetch = Fetch(client, hosts, store, folder, check, manners, streams, tally)
-        losses, given_up, down = _fetch_all(fetch, missing, streams)
+        try:
+            losses, given_up, down = _fetch_all(fetch, missing, streams)
+        except Forbidden as forbidden:
+            store.note_refused(str(forbidden))
+            raise
     store.trim()
     if given_up and (down or not give_up):
         first = str(next(iter(given_up.values())))

@@ -19,10 +19,13 @@ from pathlib import Path
 
 from pipeline.run import whole_file
 
+REFUSED_FOR = 600.0
+"""Seconds for which all jobs leave an archive alone that has refused one of them."""
 ABSENT_FOR = 30 * 86400.0
 """Seconds for which a file that the archive does not have is not asked for again."""
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 """The store is on another disk, or another user's, or on one that has no hard links."""
+REFUSED = ".refused"
 _NOT_FILES = (".part", ".json", ".absent")
 
 
@@ -89,6 +92,19 @@ class Store:
             return fresh and set(roots) <= set(note["roots"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
+
+    def note_refused(self, reason: str) -> None:
+        """Remember that the archive refuses this machine, for other jobs."""
+        with whole_file(self.folder / REFUSED, unique=True) as part:
+            part.write_text(reason)
+
+    def refused(self) -> str | None:
+        """Why the archive refused this machine, if that was not long ago."""
+        with contextlib.suppress(FileNotFoundError):
+            file = self.folder / REFUSED
+            if 0 <= time.time() - file.stat().st_mtime < REFUSED_FOR:
+                return file.read_text()
+        return None
 
     def files(self) -> Iterator[Path]:
         """The stored files; not what is half there."""

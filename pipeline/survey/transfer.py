@@ -50,6 +50,10 @@ class Absent(Exception):
     """The root that was asked does not have the file."""
 
 
+class Forbidden(UserError):
+    """The archive refuses this machine."""
+
+
 class Spoilt(Trouble):
     """What came is not the file."""
 
@@ -270,7 +274,7 @@ def _check_status(answer: httpx.Response, root: str) -> None:
         raise Absent
     network.check_passing(answer)
     if status in (401, 403, 407, 451):
-        raise UserError(
+        raise Forbidden(
             f"{root}: answered {status} {answer.reason_phrase}; the archive (or a proxy) refuses "
             f"this machine: stop, see whether {answer.url} opens in a browser, lower frames: "
             "streams, and write to the archive's helpdesk"
