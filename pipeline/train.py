@@ -29,15 +29,15 @@ from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import SCALES, Encoder, EncoderSpec, seeded
 from pipeline.learning.losses import LOSSES
+from pipeline.learning.nets import NETS
 from pipeline.learning.optimise import SCHEDULES
 from pipeline.learning.ranks import DEVICES, Ranks, use_threads
 from pipeline.learning.redshift import Bins, PhotozNet, save_model
-from pipeline.learning.resnet import NETS
 from pipeline.learning.training import OPTIMISERS, SELECT, Data, Keeping, Settings, fit
 from pipeline.run import UserError
 from pipeline.survey.hashing import mix64
 
-_NET = ("net", "width", "crop", "bin", "scale")
+_NET = ("net", "width", "crop", "bin", "scale", "bands")
 """Flags of a net from scratch."""
 _DESCRIBED = 16384
 """Galaxies of train and of valid, at most, that a model's domain is measured on."""
@@ -341,12 +341,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_net(group) -> None:
     add = group.add_argument
     add("--encoder", metavar="FILE", help="a checkpoint to start from (ours or the paper's); "
-        "without it from scratch, as the next five say")  # fmt: skip
+        "without it from scratch, as the next six say")  # fmt: skip
     add("--net", choices=sorted(NETS), help="(resnet50)")
     add("--width", type=float, help="times the channels of the net (1)")
     add("--crop", type=int, help="pixels that the net sees (64)")
     add("--bin", type=int, help="pixels averaged along a side before the net (1)")
     add("--scale", choices=SCALES, help="of the input (none)")
+    add("--bands", help="the letters of those that the net sees (ugriz)")
     add("--bins", type=int, default=180, help="of redshift (180)")
     add("--z-max", type=float, default=0.4, help="upper edge of the last bin (0.4)")
 

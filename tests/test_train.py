@@ -218,3 +218,12 @@ def test_an_image_of_nan_is_named(shard, tmp_path):
 def test_provenance_lies_beside_the_model(made):
     record = json.loads((made / "1-3" / "model.pt.provenance.json").read_text())
     assert record["product"] == "model.pt" and record["ranks"] == 1
+
+
+def test_a_net_of_three_bands_is_trained_from_scratch(shard, tmp_path):
+    """The net of SimCLR, without its pretraining."""
+    train.main(["--dataset", str(shard), "--output", str(tmp_path / "out"), *QUICK, "--net",
+                "sarmiento", "--width", "0.05", "--crop", "32", "--bin", "2", "--bands", "gri",
+                "--scale", "unit"])  # fmt: skip
+    net, _ = load_model(tmp_path / "out" / "1-0" / "model.pt")
+    assert net.encoder.spec.bands == "gri" and net.encoder.spec.net == "sarmiento"
