@@ -12,7 +12,7 @@ demo: setup
 	@echo "Look at results/pictures/, results/evaluate/photoz/ and results/search/moco/"
 
 test: setup
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	ruff check
