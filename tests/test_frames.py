@@ -45,19 +45,13 @@ def catalog(tmp_path) -> str:
     return str(tmp_path / "catalog.parquet")
 
 
+def arguments(catalog, root, output) -> list[str]:
+    return ["fetch", "--galaxies", catalog, "--shard", "3", "--root", str(root),
+            "--output", str(output)]  # fmt: skip
+
+
 def bring(catalog, root, output, *more):
-    argv = [
-        "fetch",
-        "--galaxies",
-        catalog,
-        "--shard",
-        "3",
-        "--root",
-        str(root),
-        "--output",
-        str(output),
-    ]
-    frames.main([*argv, *more])
+    frames.main([*arguments(catalog, root, output), *more])
     return {path: loss._asdict() for path, loss in read_record(Path(output))[1].items()}
 
 
@@ -106,17 +100,7 @@ def test_a_second_time_gives_the_same_and_replaces_the_first(catalog, archive, t
 )
 def test_bad_input_ends_in_one_line(catalog, archive, tmp_path, monkeypatch, change, line):
     monkeypatch.chdir(tmp_path)
-    argv = [
-        "fetch",
-        "--galaxies",
-        catalog,
-        "--shard",
-        "3",
-        "--root",
-        str(archive),
-        "--output",
-        "frames",
-    ]
+    argv = arguments(catalog, archive, "frames")
     monkeypatch.setattr(sys, "argv", ["frames", *argv, *change])
     with pytest.raises(SystemExit) as caught:
         run.start(frames.main)

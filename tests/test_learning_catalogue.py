@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from small_photoz import galaxy_catalog, write_galaxies
 
-from pipeline import metrics, run, train
+from pipeline import metrics, run, settings, train
 from pipeline.images.reader import label_fraction, members, open_set
 from pipeline.learning import catalogue, checkpoint
 from pipeline.run import UserError
@@ -40,6 +40,10 @@ def test_real_galaxies_get_redshifts_as_good_as_dr12s_and_errors_that_hold(real,
     assert 0.6 < np.mean(np.abs(pull) < 1) < 0.85
     expected = metrics.gaussian_crps(table["z_phot"], table["z_width"], table["z"])
     assert np.array_equal(table["crps"], expected)
+
+
+def test_the_workflow_knows_the_methods_that_have_no_net():
+    assert set(settings.NO_NETS) == set(catalogue.METHODS)
 
 
 def test_a_missing_magnitude_is_one_of_the_labelled_galaxies_median_colour():

@@ -12,6 +12,7 @@ side: as drawn north up (row 0 at the bottom), counter-clockwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,22 @@ def view_keys(seed: int, epoch: int, objid: np.ndarray, view: int) -> np.ndarray
     return mix64(mix64(mix64(objid, seed), epoch + 1), view + 1)
 
 
+def refuse_wrong(settings: Iterable[tuple[str, object, bool, str]]) -> None:
+    """UserError at the first of (name, value, whether it is good, what to give) that is not."""
+    for name, value, good, range_ in settings:
+        if not good:
+            raise UserError(f"{name}: {value}; give {range_}")
+
+
+def refuse_noise(noise: tuple[float, float] | None, mad: tuple[float, ...] | None) -> None:
+    """UserError where noise is asked for, and not known how much that is."""
+    if noise is not None and mad is None:
+        raise UserError(
+            "noise: is scaled by the bands' MAD, which this set is without; give a "
+            "dataset.json, or switch noise off"
+        )
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """A random view of each stamp of a batch; what is drawn depends on its key.
@@ -73,21 +90,15 @@ class Augmentation:
 
     def __post_init__(self):
         low, high = self.noise or (0, 0)
-        for name, value, good, range_ in (
+        refuse_wrong((
             ("crop", self.crop, self.crop >= 1, "1 or more pixels"),
             ("jitter", self.jitter, 0 <= self.jitter < math.inf, "0 or more whole pixels"),
             ("max-e-bv", self.max_e_bv, 0 <= self.max_e_bv < math.inf,
              "0 or more magnitudes, a finite number"),
             ("noise", self.noise, 0 <= low <= high < math.inf,
              "two finite factors of the MAD, the smaller first"),
-        ):  # fmt: skip
-            if not good:
-                raise UserError(f"{name}: {value}; give {range_}")
-        if self.noise is not None and self.mad is None:
-            raise UserError(
-                "noise: is scaled by the bands' MAD, which this set is without; give a "
-                "dataset.json, or switch noise off"
-            )
+        ))  # fmt: skip
+        refuse_noise(self.noise, self.mad)
 
     def __call__(
         self, images: torch.Tensor, extinction: torch.Tensor, keys: np.ndarray

@@ -16,8 +16,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pipeline.learning.augment import check_crop, normal, reddening
-from pipeline.run import UserError
+from pipeline.learning.augment import (
+    check_crop,
+    normal,
+    reddening,
+    refuse_noise,
+    refuse_wrong,
+)
 from pipeline.survey.hashing import draw, mix64
 
 CHANCE = 0.5
@@ -66,7 +71,7 @@ class Distortion:
 
     def __post_init__(self):
         blur, noise, cut = (each or (0, 0) for each in (self.blur, self.noise, self.cutout))
-        for name, value, good, range_ in (
+        refuse_wrong((
             ("crop", self.crop, self.crop >= 1, "1 or more pixels"),
             ("bin", self.bin, self.bin >= 1, "1 or more pixels"),
             ("zoom", self.zoom, 0 < self.zoom[0] <= self.zoom[1] < math.inf,
@@ -80,14 +85,8 @@ class Distortion:
             ("cutout", self.cutout, 0 <= cut[0] <= cut[1] and cut[1] * self.bin <= self.crop,
              f"two sides in pixels of the net's input, {self.crop // max(self.bin, 1)} or less, "
              "the smaller first"),
-        ):  # fmt: skip
-            if not good:
-                raise UserError(f"{name}: {value}; give {range_}")
-        if self.noise is not None and self.mad is None:
-            raise UserError(
-                "noise: is scaled by the bands' MAD, which this set is without; give a "
-                "dataset.json, or switch noise off"
-            )
+        ))  # fmt: skip
+        refuse_noise(self.noise, self.mad)
 
     def __call__(
         self, images: torch.Tensor, extinction: torch.Tensor, keys: np.ndarray
