@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,3 +71,18 @@ def read_catalog(
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); make it anew") from None
+
+
+def catalogued(path: str | Path, objid: np.ndarray, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Those of `columns` that a catalog.parquet has, of the galaxies `objid` (n,), in their order.
+
+    Raises:
+        UserError: as `read_catalog`, or a galaxy is not in it.
+    """
+    table = read_catalog(path, ("objID",), columns)
+    table.index = table.pop("objID").to_numpy(dtype=np.int64)
+    unknown = np.setdiff1d(objid, table.index)
+    if len(unknown):
+        raise UserError(f"{path}: galaxy {unknown[0]} is not in it ({len(unknown)} such); give the "
+                        "catalogue that the dataset was made from")  # fmt: skip
+    return table.loc[objid]

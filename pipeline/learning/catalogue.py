@@ -75,17 +75,12 @@ def magnitudes(catalog: str, objid: np.ndarray) -> np.ndarray:
         UserError: the catalogue has no such magnitudes, or a galaxy is not in it.
     """
     names = [f"{name}_{band}" for name in ("modelMag", "extinction") for band in BANDS]
-    table = manifest.read_catalog(catalog, ("objID",), tuple(names))
+    table = manifest.catalogued(catalog, objid, tuple(names))
     lacking = [name for name in names if name not in table or table[name].isna().all()]
     if lacking:
         raise UserError(f"{catalog}: has no {lacking[0]}; redshifts from magnitudes need those of "
                         "all bands (queries/labelled.sql gives them)")  # fmt: skip
-    table.index = table["objID"].to_numpy(dtype=np.int64)
-    unknown = np.setdiff1d(objid, table.index)
-    if len(unknown):
-        raise UserError(f"{catalog}: galaxy {unknown[0]} is not in it; give the catalogue that "
-                        "the dataset was made from")  # fmt: skip
-    values = table.loc[objid, names].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = table[names].to_numpy(dtype=np.float64, na_value=np.nan)
     return values[:, :5] - values[:, 5:]
 
 
