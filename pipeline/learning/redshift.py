@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.learning import checkpoint
-from pipeline.learning.encoder import Encoder, seeded
+from pipeline.learning.encoder import Encoder
+from pipeline.learning.labelnet import LabelNet
 from pipeline.run import UserError
 
 LEVELS = {"z_low": 0.16, "z_median": 0.5, "z_high": 0.84}
@@ -94,19 +94,13 @@ def summary(pdf: np.ndarray, bins: Bins) -> dict[str, np.ndarray]:
     return found
 
 
-class PhotozNet(nn.Module):
-    """An encoder and one linear layer, `fc`, that gives the logits of the redshift bins."""
+class PhotozNet(LabelNet):
+    """A net whose logits are those of the redshift bins."""
 
     def __init__(self, encoder: Encoder, bins: Bins, seed: int = 0):
-        """The layer starts as torch's own linear layers do, from draws that follow from `seed`."""
-        super().__init__()
-        self.encoder, self.bins = encoder, bins
-        with seeded(seed):
-            self.fc = nn.Linear(encoder.feature_dim, bins.count)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, bins) of images (n, 5, crop, crop) [nanomaggies, dereddened]."""
-        return self.fc(self.encoder(images))
+        """`seed` as of `LabelNet`."""
+        super().__init__(encoder, bins.count, seed)
+        self.bins = bins
 
 
 def save_model(path: str | Path, net: PhotozNet, **extra: object) -> None:
@@ -124,9 +118,12 @@ def load_model(path: str | Path) -> tuple[PhotozNet, dict]:
     Reads ours, and the paper's (`module.*` with a layer `fc`), whose bins end at 0.4.
 
     Raises:
-        UserError: as `checkpoint.load_encoder`, or there is no redshift layer.
+        UserError: as `checkpoint.load_encoder`, or its net tells no redshift.
     """
     encoder, extra = checkpoint.load_encoder(path)
+    if "classes" in extra:
+        raise UserError(f"{path}: a model of morphology, that tells no redshift; give one of the "
+                        "task photoz")  # fmt: skip
     if "fc" not in extra:
         raise UserError(f"{path}: an encoder without a layer for redshifts; train one on it "
                         "(python -m pipeline.train --encoder)")  # fmt: skip
