@@ -120,7 +120,12 @@ NETS = {
 
 def planes(width: float) -> tuple[int, ...]:
     """Channels of the four layers: `width` times 64, 128, 256, 512; at least 8, and even."""
-    return tuple(max(8, 2 * round(count * width / 2)) for count in _PLANES)
+    return tuple(scaled(count, width) for count in _PLANES)
+
+
+def scaled(count: int, width: float) -> int:
+    """`width` times `count` channels; at least 8, and even."""
+    return max(8, 2 * round(count * width / 2))
 
 
 class ResNet(nn.Module):

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.learning.resnet import scaled
+
 _CHANNELS = (128, 256, 512, 1024)
 LEAST = 1 << len(_CHANNELS)
 """Side of the smallest input [pixels]: each layer halves it."""
@@ -35,7 +37,7 @@ class Sarmiento(nn.Module):
         super().__init__()
         before = bands
         for at, count in enumerate(_CHANNELS, start=1):
-            after = max(8, 2 * round(count * width / 2))
+            after = scaled(count, width)
             size = 5 if at == 1 else 3
             setattr(self, f"conv{at}", nn.Conv2d(before, after, size, padding=size // 2))
             before = after
