@@ -168,11 +168,20 @@ def reddening(extinction: torch.Tensor, e_bv: torch.Tensor, deredden: bool) -> t
     `e_bv` (n,) is E, the dust put on top. E_SFD is the mean over bands of A_b / R_b of DR12, of
     `extinction` (n, 5); R_b of Schlafly & Finkbeiner 2011 turn both into magnitudes.
     """
-    sfd98, sf11 = (torch.as_tensor(each, device=e_bv.device) for each in (R_DR12, R_SF11))
+    sf11 = torch.as_tensor(R_SF11, device=e_bv.device)
     taken = torch.zeros_like(e_bv)
     if deredden:
-        taken = torch.nan_to_num((extinction.to(e_bv.dtype) / sfd98).mean(1), nan=0.0)
+        taken = torch.nan_to_num(e_bv_of(extinction.to(e_bv.dtype)), nan=0.0)
     return torch.pow(10.0, 0.4 * (taken - e_bv)[:, None] * sf11)[:, :, None, None]
+
+
+def e_bv_of(extinction: torch.Tensor) -> torch.Tensor:
+    """E(B-V) (n,) [mag], float64, of DR12's `extinction` (n, 5) [mag]; NaN where that is unknown.
+
+    As `survey.extinction.e_bv`: the mean over bands of A_b / R_b (SFD98).
+    """
+    ratios = extinction.double() / torch.as_tensor(R_DR12, device=extinction.device)
+    return ratios.mean(1)
 
 
 def turned(
