@@ -89,6 +89,30 @@ def test_asinh_of_some_bands_is_in_units_of_their_own_softening():
     assert Encoder(spec).softening.flatten().tolist() == pytest.approx([0.3, 0.4])
 
 
+def test_a_net_is_told_of_dust_where_it_reads_it_and_unknown_is_none():
+    x, dust = images(3, 16), torch.tensor([0.1, torch.nan, 0.3], dtype=torch.float64)
+    encoder = Encoder(EncoderSpec("pasquet", 0.125, 16)).eval()
+    seen = []
+    encoder.net.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    with torch.no_grad():
+        told = encoder(x, dust)
+        untold = encoder(x)
+    assert seen[0].dtype == torch.float32 and seen[0].tolist() == pytest.approx([0.1, 0, 0.3])
+    assert not seen[1].any() and seen[1].shape == (3,)
+    different = (told != untold).any(dim=1)
+    assert different[[0, 2]].all() and torch.isfinite(told).all()
+    torch.testing.assert_close(told[1], untold[1])
+    deaf = Encoder(EncoderSpec("resnet10", 0.125, 16)).eval()
+    with torch.no_grad():
+        assert torch.equal(deaf(x, dust), deaf(x))
+
+
+def test_a_net_of_pixels_is_built_for_the_side_it_is_given():
+    encoder = Encoder(EncoderSpec("pasquet", 0.125, 32, 2, bands="gri"))
+    assert encoder.spec.side == 16 and encoder.net.conv0.conv.in_channels == 3
+    assert encoder(images(2)).shape == (2, encoder.feature_dim)
+
+
 def test_groups_can_be_set_later():
     encoder = Encoder(SPEC)
     encoder.set_groups(3)
@@ -118,6 +142,7 @@ def test_the_head_of_sarmiento_is_told_by_its_names():
         ({"crop": 32, "bin": 8}, "leaves 4 px"),
         ({"bin": 0}, "bin: 0"),
         ({"net": "sarmiento", "crop": 32, "bin": 4}, "leaves 8 px; sarmiento needs 16"),
+        ({"net": "pasquet", "crop": 14, "bin": 2}, "leaves 7 px; pasquet needs 8"),
         ({"bands": ""}, "bands: none; give letters of ugriz"),
         ({"bands": "grz!"}, "bands: grz!"),
         ({"bands": "grg"}, "bands: grg; .*each once"),

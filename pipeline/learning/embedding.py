@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pipeline import run
 from pipeline.images.reader import ImageSet
-from pipeline.learning.augment import centre
+from pipeline.learning.augment import centre, e_bv_of
 from pipeline.learning.batches import Batch, in_order
 from pipeline.learning.encoder import Encoder
 
@@ -62,7 +62,7 @@ def _vectors(one: Batch, nets, deredden: bool, turn: int, device) -> list[torch.
     encoder, *projection = nets
     images, extinction = one.images.to(device), one.extinction.to(device)
     stamps = centre(images, extinction, encoder.spec.crop, deredden, turn)
-    pooled = encoder(stamps.to(next(encoder.parameters()).dtype))
+    pooled = encoder(stamps.to(next(encoder.parameters()).dtype), e_bv_of(extinction))
     return [pooled, *(functional.normalize(head(pooled)) for head in projection)]
 
 

@@ -50,9 +50,9 @@ class EncoderSpec:
         if self.bin < 1 or self.crop < 1 or self.crop % self.bin:
             raise UserError(f"bin: {self.bin} does not divide crop {self.crop}; give one that does")
         least = NETS[self.net].least
-        if self.crop // self.bin < least:
-            raise UserError(f"crop {self.crop} binned by {self.bin} leaves {self.crop // self.bin} "
-                            f"px; {self.net} needs {least} at least")  # fmt: skip
+        if self.side < least:
+            raise UserError(f"crop {self.crop} binned by {self.bin} leaves {self.side} px; "
+                            f"{self.net} needs {least} at least")  # fmt: skip
         if self.scale not in SCALES:
             raise UserError(f"scale: {self.scale}; give one of {', '.join(SCALES)}")
         known = set(self.bands) <= set(BANDS)
@@ -60,6 +60,11 @@ class EncoderSpec:
             raise UserError(f"bands: {self.bands or 'none'}; give letters of {BANDS}, "
                             "each once")  # fmt: skip
         self._check_softening()
+
+    @property
+    def side(self) -> int:
+        """Side of what the net itself is given [pixels]."""
+        return self.crop // self.bin
 
     def _check_softening(self) -> None:
         if self.scale != "asinh":
@@ -94,7 +99,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec, groups: int = 1):
         super().__init__()
         self.spec = spec
-        self.net = NETS[spec.net].build(spec.width, groups, len(spec.bands))
+        self.net = NETS[spec.net].build(spec.width, groups, len(spec.bands), spec.side)
         self._lay_out(groups)
         self.feature_dim = self.net.feature_dim
         self._seen = [BANDS.index(band) for band in spec.bands]
@@ -102,8 +107,12 @@ class Encoder(nn.Module):
         softening = torch.tensor([softening[at] for at in self._seen], dtype=torch.float64)
         self.register_buffer("softening", softening.float()[:, None, None], persistent=False)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Pooled features of `images`; dereddened or not as the encoder was trained."""
+    def forward(self, images: torch.Tensor, e_bv: torch.Tensor | None = None) -> torch.Tensor:
+        """Pooled features of `images`; dereddened or not as the encoder was trained.
+
+        `e_bv` (n,) [mag] is for nets that read it (`Net.dust`; `augment.e_bv_of` makes it), and
+        0 for them where it is NaN or not given; others are not told.
+        """
         if self._seen != list(range(len(BANDS))):
             images = images[:, self._seen]
         if self.spec.bin > 1:
@@ -112,7 +121,12 @@ class Encoder(nn.Module):
             images = torch.asinh(images / self.softening)
         elif self.spec.scale == "unit":
             images = unit(images)
-        return self.net(images.contiguous(memory_format=self._layout))
+        images = images.contiguous(memory_format=self._layout)
+        if not NETS[self.spec.net].dust:
+            return self.net(images)
+        if e_bv is None:
+            e_bv = images.new_zeros(len(images))
+        return self.net(images, torch.nan_to_num(e_bv.to(images), nan=0.0))
 
     def set_groups(self, groups: int) -> None:
         """Take batch statistics over `groups` groups of a batch from now on."""

@@ -8,26 +8,41 @@ from functools import partial
 
 from torch import nn
 
-from pipeline.learning import resnet, sarmiento
+from pipeline.learning import pasquet, resnet, sarmiento
 from pipeline.learning.resnet import ResNet
+from pipeline.run import UserError
 from pipeline.survey.names import BANDS
 
 
 @dataclass(frozen=True)
 class Net:
-    """`build(width, groups, bands)` makes the net: images (n, bands, h, w) -> (n, feature_dim).
+    """`build(width, groups, bands, side)` makes the net that takes images (n, bands, side, side).
 
-    It has an attribute `feature_dim`. `least` is the side of its smallest input [pixels];
-    `normalises` tells whether what it makes of an image depends on the batch while it is trained.
+    It gives (n, feature_dim), and has an attribute `feature_dim`. `least` is the side of its
+    smallest input [pixels]; `normalises` tells whether what it makes of an image depends on the
+    batch while it is trained; `dust` whether its forward takes E(B-V) (n,) [mag] after the images.
     """
 
-    build: Callable[[float, int, int], nn.Module]
+    build: Callable[[float, int, int, int], nn.Module]
     least: int
     normalises: bool
+    dust: bool = False
 
 
-def _resnet(name: str, width: float, groups: int, bands: int) -> ResNet:
-    """A ResNet; for other than five bands with a first convolution of their number."""
+def check_pretrainable(net: str) -> None:
+    """Refuse the name of a net that pretraining gives not all that it reads.
+
+    Raises:
+        UserError: it reads E(B-V), and two views of an image have none.
+    """
+    if NETS[net].dust:
+        others = ", ".join(name for name in NETS if not NETS[name].dust)
+        raise UserError(f"net: {net} reads E(B-V), which pretraining does not give; "
+                        f"give one of {others}")  # fmt: skip
+
+
+def _resnet(name: str, width: float, groups: int, bands: int, side: int) -> ResNet:
+    """A ResNet, for any side; for other than five bands with a first layer of their number."""
     net = ResNet(name, width, groups)
     if bands != len(BANDS):
         old = net.conv1
@@ -37,7 +52,13 @@ def _resnet(name: str, width: float, groups: int, bands: int) -> ResNet:
     return net
 
 
+def _sarmiento(width: float, groups: int, bands: int, side: int) -> nn.Module:
+    """Sarmiento's net, for any side."""
+    return sarmiento.Sarmiento(width, groups, bands)
+
+
 NETS = {
     **{name: Net(partial(_resnet, name), 8, True) for name in resnet.NETS},
-    "sarmiento": Net(sarmiento.Sarmiento, sarmiento.LEAST, False),
+    "sarmiento": Net(_sarmiento, sarmiento.LEAST, False),
+    "pasquet": Net(pasquet.Pasquet, pasquet.LEAST, False, dust=True),
 }

@@ -11,7 +11,7 @@ import torch
 
 from pipeline import metrics, run
 from pipeline.images.reader import ImageSet
-from pipeline.learning.augment import centre
+from pipeline.learning.augment import centre, e_bv_of
 from pipeline.learning.batches import Batch, in_order
 from pipeline.learning.colours import measure
 from pipeline.learning.redshift import PhotozNet, summary
@@ -48,10 +48,10 @@ def apply(
     """What `net`, in evaluation mode on `device`, says of a batch; see `outputs`."""
     crop = net.encoder.spec.crop
     stamps, extinction = part.images.to(device), part.extinction.to(device)
-    stamps = stamps.to(net.fc.weight.dtype)
+    stamps, e_bv = stamps.to(net.fc.weight.dtype), e_bv_of(extinction)
     pdf = 0.0
     for turn in range(turns):
-        seen = net.encoder(centre(stamps, extinction, crop, deredden, turn))
+        seen = net.encoder(centre(stamps, extinction, crop, deredden, turn), e_bv)
         if turn == 0:
             features = seen
         pdf = pdf + net.fc(seen).double().softmax(dim=1) / turns
