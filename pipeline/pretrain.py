@@ -19,7 +19,7 @@ from pipeline.learning.batches import Batches
 from pipeline.learning.distort import Distortion
 from pipeline.learning.encoder import SCALES, EncoderSpec
 from pipeline.learning.method import Method
-from pipeline.learning.nets import NETS
+from pipeline.learning.nets import NETS, check_pretrainable
 from pipeline.learning.optimise import SCHEDULES
 from pipeline.learning.pretraining import OPTIMISERS, Plan, Run, Trainer
 from pipeline.learning.probe import RidgeProbe
@@ -70,6 +70,7 @@ def pretrain(
     """
     ranks = ranks or Ranks()
     check_crop(spec.crop, images.size)
+    check_pretrainable(spec.net)
     chosen = _nearer(images.take(members(images, which)), max_z)
     made = _METHODS[method](spec, plan, options, ranks, len(chosen))
     batches = Batches(

@@ -1,249 +1,69 @@
-"""Labels -> models: photo-z nets trained from scratch, or from an encoder, on shares of the labels.
+"""Labels -> models: nets trained from scratch, from an encoder or on its vectors.
 
-One run trains every fraction of one seed, one after the other. OUTPUT/{fraction}-{seed}/ gets
-model.pt, predictions.parquet (valid and test galaxies) and history.csv. A run that was killed and
-is started again goes on where it was and ends with the same weights; its state lies in
-OUTPUT/.state-{seed} until all fractions are done. Valid galaxies select; test galaxies are
-predicted once, at the end. With --magnitudes the redshifts come from catalogue magnitudes alone.
+Task photoz: redshifts. One run trains every fraction of one seed, one after the other, and fills
+OUTPUT/{fraction}-{seed}/ with model.pt, predictions.parquet (valid and test galaxies), history.csv.
+With --magnitudes the redshifts come from catalogue magnitudes alone.
+
+Task morphology: early or late types, after Galaxy Zoo's votes, from --counts labels, by a net on
+images or, with --vectors or --components, a small net on vectors. OUTPUT/{count}-{seed}/ gets
+model.pt and history.csv, OUTPUT/predictions-{seed}.parquet what all of them say. Counts above the
+number of train galaxies with a type are left out.
+
+A run that was killed and is started again goes on where it was and ends with the same weights; its
+state lies in OUTPUT/.state-{seed} until all is done. Valid galaxies select; test galaxies are
+predicted once, at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from pipeline import metrics, run
-from pipeline.images.reader import ImageSet, in_split, label_fraction, members, open_set
-from pipeline.learning import catalogue, checkpoint, domain, predict
+from pipeline import run
+from pipeline.images.morphology import CLASSES, Votes, read_types
+from pipeline.images.reader import ImageSet, members, open_set
+from pipeline.learning import catalogue, checkpoint, components
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import SCALES, Encoder, EncoderSpec, seeded
+from pipeline.learning.labelnet import LabelNet
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.nets import NETS
 from pipeline.learning.optimise import SCHEDULES
 from pipeline.learning.ranks import DEVICES, Ranks, use_threads
-from pipeline.learning.redshift import Bins, PhotozNet, save_model
-from pipeline.learning.training import OPTIMISERS, SELECT, Data, Keeping, Settings, fit
+from pipeline.learning.redshift import Bins, PhotozNet
+from pipeline.learning.smallnet import SmallSettings
+from pipeline.learning.subsets import Means, Start, fingerprint
+from pipeline.learning.task_morphology import train_on_vectors, train_types
+from pipeline.learning.task_photoz import train_magnitudes, train_photoz
+from pipeline.learning.training import OPTIMISERS, SELECT, Settings
 from pipeline.run import UserError
-from pipeline.survey.hashing import mix64
+from pipeline.similarity.vectors import KINDS, WHITENED, read_vectors
 
 _NET = ("net", "width", "crop", "bin", "scale", "bands")
 """Flags of a net from scratch."""
-_DESCRIBED = 16384
-"""Galaxies of train and of valid, at most, that a model's domain is measured on."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a training may use; none of it changes the models."""
-
-    ranks: Ranks
-    workers: int = 0
-    memory_gb: float = 4.0
-    minutes: float = 5.0
-    tensorboard: bool = False
-
-
-def train_photoz(
-    images: ImageSet,
-    output: Path,
-    fractions: Sequence[float],
-    make_net: Callable[[], PhotozNet],
-    settings: Settings,
-    means: Means,
-    label_seed: int | None = None,
-    turns: int = 8,
-    origin: str = "",
-) -> None:
-    """Train a net on each of `fractions` of the labels of train; see the module for what is made.
-
-    `make_net` gives a fresh net; `origin` says what it starts from, so that a state of another
-    start is not taken up. `label_seed` (the seed itself where it is None) decides, for all
-    starts alike, which labels a fraction has; predictions average over `turns` turns of the square.
-
-    Raises:
-        UserError: no labelled galaxies, a fraction that leaves too few, a seed out of range, and
-            what `fit` raises.
-    """
-    label_seed = settings.seed if label_seed is None else label_seed
-    if not 0 <= label_seed < SEEDS:
-        raise UserError(f"label_seed: {label_seed}; give 0 or more, and less than {SEEDS}")
-    parts = _splits(images, settings, means.memory_gb)
-    masks = _label_masks(parts["train"], fractions, label_seed, settings, means.ranks)
-    state = output / f".state-{settings.seed}"
-    facts = {**asdict(settings), "turns": turns, "origin": origin, "data": images.digest}
-    for fraction, mask in masks.items():
-        name = f"{fraction:g}-{settings.seed}"
-        train = parts["train"].take(mask)
-        known = _fingerprint(**facts, labels=_hash(train.objid))
-        done = state / f"{name}-{known[:16]}"
-        if not means.ranks.any(means.ranks.first and done.is_dir()):
-            data = Data(train, parts["valid"], parts["unlabelled"], means.workers, means.memory_gb)
-            keeping = Keeping(
-                state / f"{name}.pt", state / f"{name}.csv", known, means.minutes,
-                output / "tensorboard" / name if means.tensorboard else None,
-                f"train {output.name} {name}",
-            )  # fmt: skip
-            net, found = fit(make_net(), data, settings, keeping, means.ranks)
-            found["of"] = len(parts["train"])
-            if means.ranks.first:
-                _finish(net, found, data, parts["judged"], settings, turns, keeping, done)
-        if means.ranks.first:
-            with run.whole_folder(output / name) as part:
-                shutil.copytree(done, part, dirs_exist_ok=True)
-    means.ranks.barrier()
-    if means.ranks.first:
-        shutil.rmtree(state)
-
-
-def train_magnitudes(
-    images: ImageSet, catalog: str, output: Path, fractions: Sequence[float], method: str,
-    seed: int = 0, label_seed: int | None = None,
-) -> None:  # fmt: skip
-    """Redshifts by a method of `learning.catalogue`: the same folders, splits and labels.
-
-    model.pt holds what the method starts from (magnitudes and redshifts of the labelled galaxies);
-    both methods make the same of it again.
-
-    Raises:
-        UserError: no labelled galaxies, too few at a fraction, no magnitudes in `catalog`.
-    """
-    judged, train = _labelled(images)
-    mags = catalogue.magnitudes(catalog, judged["objID"].to_numpy(np.int64))
-    known = catalogue.magnitudes(catalog, train["objID"].to_numpy(np.int64))
-    label_seed = seed if label_seed is None else label_seed
-    for fraction in dict.fromkeys(float(f"{each:g}") for each in fractions):
-        mask = label_fraction(train["objID"].to_numpy(np.int64), fraction, label_seed)
-        z = train["z"].to_numpy(np.float64)[mask]
-        table = catalogue.predictions(method, judged, mags, known[mask], z, seed)
-        table.attrs = {"labels": int(mask.sum()), "of": len(train)}
-        crps = table.loc[table["split"] == "valid", "crps"].mean()
-        label = f"train {method} {fraction:g}-{seed}"
-        with run.whole_folder(output / f"{fraction:g}-{seed}") as folder:
-            table.to_parquet(folder / "predictions.parquet", index=False)
-            content = {"method": method, "seed": seed, "magnitudes": torch.from_numpy(known[mask]),
-                       "z": torch.from_numpy(z)}  # fmt: skip
-            checkpoint.save(folder / "model.pt", "magnitudes", content)
-            (folder / "history.csv").write_text(f"labels,valid_crps\n{mask.sum()},{crps:.9g}\n")
-        run.log.info("%s: %d labels, valid CRPS %.5f", label, mask.sum(), crps)
-
-
-def _labelled(images: ImageSet) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Valid and test galaxies with redshifts, and those of train."""
-    table = images.table.assign(objID=images.objid)
-    labelled = np.isfinite(table["z"].to_numpy(dtype=np.float64))
-    train = members(images, "train")
-    train = train[labelled[train]]
-    if not len(train):
-        raise UserError(f"{images.files[0]}: none of the train galaxies has a redshift; "
-                        "label some, or look at the catalogue's funnel")  # fmt: skip
-    judged = labelled & (in_split(images, "valid") | in_split(images, "test"))
-    return table[judged], table.iloc[train]
-
-
-def _splits(images: ImageSet, settings: Settings, memory_gb: float) -> dict[str, ImageSet | None]:
-    """Labelled galaxies of train, of valid, of valid and test; and unlabelled ones, if wanted."""
-    labelled = np.isfinite(images.table["z"].to_numpy(dtype=np.float64))
-    train = members(images, "train")
-    train = train[labelled[train]]
-    if not len(train):
-        raise UserError(f"{images.files[0]}: none of the train galaxies has a redshift; "
-                        "label some, or look at the catalogue's funnel")  # fmt: skip
-    valid = np.flatnonzero(labelled & in_split(images, "valid"))
-    if not len(valid):
-        run.log.info("no valid galaxies with redshifts: the last weights are taken, not the best")
-    used = images.take(np.concatenate([train, valid]))
-    if used.nbytes <= memory_gb * 1e9:
-        used = used.in_memory()  # once for all fractions
-    wanted = settings.colour_weight > 0
-    return {
-        "train": used.take(np.arange(len(train))),
-        "valid": used.take(np.arange(len(train), len(used))),
-        "judged": images.take(labelled & (in_split(images, "valid") | in_split(images, "test"))),
-        "unlabelled": images.take(members(images, "unlabelled")) if wanted else None,
-    }
-
-
-def _label_masks(train, fractions, label_seed, settings, ranks) -> dict[float, np.ndarray]:
-    """Which labels each fraction has; refuses, before anything is trained, those too few."""
-    masks = {}
-    # what folders are named by, so that no two fractions share one
-    for fraction in dict.fromkeys(float(f"{each:g}") for each in fractions):
-        masks[fraction] = label_fraction(train.objid, fraction, label_seed)
-        try:
-            settings.batch_of(int(masks[fraction].sum()), ranks.ranks)
-        except UserError as error:
-            raise UserError(f"fraction {fraction:g}: {error}") from None
-    return masks
-
-
-def _finish(net, found, data, judged, settings, turns, keeping, done) -> None:
-    """Write what a training gives, whole, to the folder `done`; its state is needed no more."""
-    options = {"deredden": settings.deredden, "workers": data.workers,
-               "device": next(net.parameters()).device}  # fmt: skip
-    known = _describe(net, data, options)
-    table = predict.predictions(
-        net, judged, turns=turns, label=f"{keeping.label} predicts", **options
-    )
-    table.attrs = {name: found[name] for name in ("labels", "of")}
-    with run.whole_folder(done) as part:
-        save_model(
-            part / "model.pt", net, deredden=settings.deredden, turns=turns, training=found,
-            domain=domain.to_state(known),
-        )  # fmt: skip
-        table.to_parquet(part / "predictions.parquet", index=False)
-        shutil.copyfile(keeping.history, part / "history.csv")
-    for path in (keeping.state, keeping.history):
-        path.unlink(missing_ok=True)
-    valid = table[table["split"] == "valid"]
-    if len(valid):
-        dz = metrics.residuals(valid["z_phot"], valid["z"])
-        run.log.info(
-            "%s: %d labels, weights of step %d; %d valid galaxies: sigma_mad %.5f, CRPS %.5f",
-            keeping.label, found["labels"], found["step"], len(valid),
-            metrics.sigma_mad(dz), valid["crps"].mean(),
-        )  # fmt: skip
-
-
-def _describe(net: PhotozNet, data: Data, options: dict) -> domain.Domain:
-    """What `net` was trained on; the limit of outlier scores is that of valid galaxies."""
-    found = []
-    for images in (data.train, data.valid):
-        rows = np.sort(np.argsort(mix64(images.objid), kind="stable")[:_DESCRIBED])
-        chosen = images.take(rows)
-        parts = list(predict.outputs(net, chosen, **options))
-        found.append((chosen, *(
-            np.concatenate([getattr(part, name) for part in parts]) if parts else None
-            for name in ("features", "colours")
-        )))  # fmt: skip
-    (train, features, measured), (valid, valid_features, _) = found
-    known = domain.describe(train.objid, features, measured, data.train.table["z"].to_numpy())
-    return domain.with_limit(known, valid_features, valid.objid) if len(valid) else known
-
-
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _fingerprint(**facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+_SMALL = [field.name for field in fields(SmallSettings) if field.name not in ("seed", "select")]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Train from the command line; see `--help`."""
     args = _parser().parse_args(argv)
     use_threads(args.threads)
+    if args.label_seed is None:
+        args.label_seed = args.seed
+    if not 0 <= args.label_seed < SEEDS:
+        raise UserError(f"label_seed: {args.label_seed}; give 0 or more, and less than {SEEDS}")
     images = open_set(args.dataset)
+    {"photoz": _photoz, "morphology": _morphology}[args.task](args, images)
+
+
+def _photoz(args: argparse.Namespace, images: ImageSet) -> None:
     if args.magnitudes:
         if not args.catalog:
             raise UserError("--magnitudes needs --catalog, results/catalog.parquet")
@@ -251,7 +71,72 @@ def main(argv: list[str] | None = None) -> None:
                          args.seed, args.label_seed)  # fmt: skip
         return
     bins = Bins(args.bins, args.z_max)
-    make_net, deredden, origin = _start(args, images, bins)
+    start, deredden = _start(args, images, lambda encoder: PhotozNet(encoder, bins, args.seed),
+                             asdict(bins))  # fmt: skip
+
+    def train(settings: Settings, means: Means) -> None:
+        train_photoz(images, args.output, args.fractions, start, bins, settings, means,
+                     args.label_seed, args.turns)  # fmt: skip
+
+    _with_ranks(args, deredden, train, [f"{fraction:g}" for fraction in args.fractions])
+
+
+def _morphology(args: argparse.Namespace, images: ImageSet) -> None:
+    if not args.catalog:
+        raise UserError("--task morphology needs --catalog, results/catalog.parquet, for the votes")
+    votes = Votes(args.threshold, args.debiased, args.least_votes)
+    types = read_types(args.catalog, images.objid, votes)
+    if args.vectors or args.components is not None:
+        small = {name: getattr(args, f"small_{name}") for name in _SMALL}
+        settings = SmallSettings(**small, seed=args.seed, select=args.select)
+        vectors_of = _read(args, images) if args.vectors else _components(args, images)
+        train_on_vectors(images, types, args.output, args.counts, vectors_of, settings,
+                         args.label_seed)  # fmt: skip
+        _provenance(args, args.counts)
+        return
+    start, deredden = _start(
+        args, images, lambda encoder: LabelNet(encoder, len(CLASSES), args.seed), {}
+    )
+
+    def train(settings: Settings, means: Means) -> None:
+        train_types(images, types, args.output, args.counts, start, settings, means,
+                    args.label_seed, args.turns)  # fmt: skip
+
+    _with_ranks(args, deredden, train, args.counts)
+
+
+def _read(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np.ndarray]:
+    """What gives the vectors in a file for galaxies of `images`."""
+    given = [name for name in (*_NET, "encoder") if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"--{given[0]}: {args.vectors} are made already; leave --{given[0]} out")
+    vectors = read_vectors(args.vectors, args.kind)
+    other = f"{args.vectors}: vectors of another dataset than {args.dataset[0]}"
+    order = np.argsort(vectors.table["objID"].to_numpy())
+    objid = vectors.table["objID"].to_numpy()[order]
+    absent = np.setdiff1d(images.objid, objid)
+    if len(absent):
+        raise UserError(f"{other}: galaxy {absent[0]} is not in it ({len(absent)} such); run embed "
+                        "on this one")  # fmt: skip
+    if vectors.attrs.get("data", images.digest) != images.digest:
+        raise UserError(f"{other}, with the same galaxies; run embed on this one")
+    return lambda part: vectors.unit[order[np.searchsorted(objid, part.objid)]]
+
+
+def _components(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np.ndarray]:
+    """What gives the principal components of galaxies, those of the images that have no labels."""
+    encoder = Encoder(_spec(args, images))
+    deredden = args.deredden is not False
+    learnt = images.take(members(images, "train+unlabelled"))
+    mean, axes = components.components(learnt, encoder, args.components, deredden)
+    return lambda part: (components.pixels(part, encoder, deredden) - mean) @ axes.T
+
+
+def _with_ranks(
+    args: argparse.Namespace, deredden: bool, train: Callable[[Settings, Means], None],
+    names: Sequence[object],
+) -> None:  # fmt: skip
+    """Call `train` with what the flags say, on this process's device; note how it was done."""
     ranks = Ranks.from_environment(args.device)
     if not ranks.first:
         run.log.setLevel(logging.ERROR)
@@ -262,47 +147,55 @@ def main(argv: list[str] | None = None) -> None:
         given["encoder_rate"] = 0.1 if args.encoder else 1.0
     means = Means(ranks, args.workers, args.memory_gb, args.checkpoint_minutes, args.tensorboard)
     try:
-        train_photoz(
-            images, args.output, args.fractions, make_net, Settings(**given), means,
-            args.label_seed, args.turns, origin,
-        )  # fmt: skip
+        train(Settings(**given), means)
         if ranks.first:
-            for fraction in args.fractions:
-                folder = args.output / f"{fraction:g}-{args.seed}"
-                run.write_provenance(
-                    folder / "model.pt", device=str(ranks.device), ranks=ranks.ranks,
-                    threads=torch.get_num_threads(),
-                )  # fmt: skip
+            _provenance(args, names, device=str(ranks.device), ranks=ranks.ranks)
     finally:
         ranks.close()
 
 
-def _start(args, images: ImageSet, bins: Bins) -> tuple[Callable[[], PhotozNet], bool, str]:
-    """(what makes a fresh net, whether its images are dereddened, what it starts from)."""
-    given = [name for name in _NET if getattr(args, name) is not None]
+def _provenance(args: argparse.Namespace, names: Sequence[object], **facts: object) -> None:
+    """Beside each model that there is: counts may have been left out."""
+    for name in names:
+        model = args.output / f"{name}-{args.seed}" / "model.pt"
+        if model.is_file():
+            run.write_provenance(model, threads=torch.get_num_threads(), **facts)
+
+
+def _start(
+    args: argparse.Namespace, images: ImageSet, make: Callable[[Encoder], LabelNet], facts: dict
+) -> tuple[Start, bool]:
+    """(what makes a fresh net of an encoder by `make`, whether its images are dereddened)."""
     if args.encoder:
+        given = [name for name in _NET if getattr(args, name) is not None]
         if given:
             raise UserError(f"--{given[0]}: {args.encoder} says itself what its net is; leave "
                             f"--{given[0]} out, or --encoder")  # fmt: skip
         encoder, extra = checkpoint.load_encoder(args.encoder)
         check_crop(encoder.spec.crop, images.size)
-        origin = _fingerprint(encoder=run.sha256(args.encoder), **asdict(bins))
+        origin = fingerprint(encoder=run.sha256(args.encoder), **facts)
 
-        def from_encoder() -> PhotozNet:
-            return PhotozNet(checkpoint.load_encoder(args.encoder)[0], bins, args.seed)
+        def from_encoder() -> LabelNet:
+            return make(checkpoint.load_encoder(args.encoder)[0])
 
-        return from_encoder, extra.get("deredden", True), origin
-    spec = {name: getattr(args, name) for name in given}
+        return Start(from_encoder, origin), extra.get("deredden", True)
+    spec = _spec(args, images)
+
+    def from_scratch() -> LabelNet:
+        with seeded(args.seed):
+            return make(Encoder(spec))
+
+    return Start(from_scratch, fingerprint(**spec.to_dict(), **facts)), not NETS[spec.net].dust
+
+
+def _spec(args: argparse.Namespace, images: ImageSet) -> EncoderSpec:
+    """What a net from scratch is made of, and what it is given of an image."""
+    spec = {name: getattr(args, name) for name in _NET if getattr(args, name) is not None}
     if args.scale == "asinh" and images.mad is not None:
         spec["softening"] = tuple(float(value) for value in images.mad)
     spec = EncoderSpec(**spec)
     check_crop(spec.crop, images.size)
-
-    def from_scratch() -> PhotozNet:
-        with seeded(args.seed):
-            return PhotozNet(Encoder(spec), bins, args.seed)
-
-    return from_scratch, True, _fingerprint(**spec.to_dict(), **asdict(bins))
+    return spec
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -311,31 +204,70 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--task", choices=["photoz"], default="photoz", help="what is learnt (photoz)")
+    add("--task", choices=["photoz", "morphology"], default="photoz", help="what is learnt "
+        "(photoz)")  # fmt: skip
     add("--dataset", nargs="+", required=True, metavar="FILE", help="dataset.json, or files of "
         "stamps")  # fmt: skip
-    add("--output", type=Path, required=True, metavar="DIR", help="results/train/photoz/START")
-    add("--fractions", type=float, nargs="+", default=[1.0], metavar="F",
-        help="shares of the labels, each above 0 and up to 1 (1)")  # fmt: skip
+    add("--output", type=Path, required=True, metavar="DIR", help="results/train/TASK/START")
     add("--seed", type=int, default=0, help="of weights, order and views (0)")
-    add("--label-seed", type=int, help="of which labels a fraction has (the seed)")
-    add("--magnitudes", choices=sorted(catalogue.METHODS),
-        help="no net: redshifts from the magnitudes of --catalog")  # fmt: skip
-    add("--catalog", metavar="FILE", help="catalog.parquet, for --magnitudes")
+    add("--label-seed", type=int, help="of which labels a fraction or a count has (the seed)")
+    add("--catalog", metavar="FILE", help="catalog.parquet, for --magnitudes and for morphology")
+    _add_photoz(parser.add_argument_group("photoz"))
+    _add_morphology(parser.add_argument_group("morphology"))
     _add_net(parser.add_argument_group("the net"))
     _add_training(parser.add_argument_group("training"))
-    group = parser.add_argument_group("means, which do not change the models")
-    group.add_argument("--device", choices=DEVICES, default="auto", help="(auto)")
-    group.add_argument("--threads", type=int, help="of torch; another number may change the last "
-                       "digits (as many as cores)")  # fmt: skip
-    group.add_argument("--workers", type=int, default=0, help="processes that read (0)")
-    group.add_argument("--memory-gb", type=float, default=4.0, metavar="GB",
-                       help="smaller sets are kept in memory (4)")  # fmt: skip
-    group.add_argument("--checkpoint-minutes", type=float, default=5.0, metavar="M",
-                       help="between states for a resume (5)")  # fmt: skip
-    group.add_argument("--tensorboard", action=argparse.BooleanOptionalAction, default=False,
-                       help="event files in OUTPUT/tensorboard")  # fmt: skip
+    _add_means(parser.add_argument_group("means, which do not change the models"))
     return parser
+
+
+def _add_photoz(group) -> None:
+    add = group.add_argument
+    add("--fractions", type=float, nargs="+", default=[1.0], metavar="F",
+        help="shares of the labels, each above 0 and up to 1 (1)")  # fmt: skip
+    add("--magnitudes", choices=sorted(catalogue.METHODS),
+        help="no net: redshifts from the magnitudes of --catalog")  # fmt: skip
+    add("--bins", type=int, default=180, help="of redshift (180)")
+    add("--z-max", type=float, default=0.4, help="upper edge of the last bin (0.4)")
+
+
+def _add_morphology(group) -> None:
+    add, small = group.add_argument, SmallSettings()
+    add("--counts", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000], metavar="N",
+        help="of labels (100 300 1000 3000 10000)")  # fmt: skip
+    add("--threshold", type=float, default=0.8, help="share of the votes above which a galaxy is "
+        "of a type (0.8)")  # fmt: skip
+    add("--debiased", action=argparse.BooleanOptionalAction, default=True,
+        help="of votes corrected for distance and size (yes)")  # fmt: skip
+    add("--least-votes", type=int, default=1, metavar="N", help="fewer tell nothing (1)")
+    add("--vectors", metavar="FILE", help="a small net on the vectors in results/embed/METHOD.h5")
+    add("--kind", choices=(*KINDS, WHITENED), help="of the vectors (contrastive where there are)")
+    add("--components", type=int, metavar="N", help="a small net on so many principal components "
+        "of the images, as the net would be given them")  # fmt: skip
+    for name, text in (
+        ("hidden", "units of the small net's hidden layer"),
+        ("epochs", "of its training"),
+        ("batch", "vectors a step"),
+        ("lr", "its learning rate"),
+        ("weight_decay", "of its weights"),
+        ("dropout", "share of the numbers of a vector that are left out of a step"),
+    ):
+        default = getattr(small, name)
+        add(f"--small-{name.replace('_', '-')}", type=type(default), default=default,
+            help=f"{text} ({default})")  # fmt: skip
+
+
+def _add_means(group) -> None:
+    add = group.add_argument
+    add("--device", choices=DEVICES, default="auto", help="(auto)")
+    add("--threads", type=int, help="of torch; another number may change the last digits (as many "
+        "as cores)")  # fmt: skip
+    add("--workers", type=int, default=0, help="processes that read (0)")
+    add("--memory-gb", type=float, default=4.0, metavar="GB",
+        help="smaller sets are kept in memory (4)")  # fmt: skip
+    add("--checkpoint-minutes", type=float, default=5.0, metavar="M",
+        help="between states for a resume (5)")  # fmt: skip
+    add("--tensorboard", action=argparse.BooleanOptionalAction, default=False,
+        help="event files in OUTPUT/tensorboard")  # fmt: skip
 
 
 def _add_net(group) -> None:
@@ -348,8 +280,6 @@ def _add_net(group) -> None:
     add("--bin", type=int, help="pixels averaged along a side before the net (1)")
     add("--scale", choices=SCALES, help="of the input (none)")
     add("--bands", help="the letters of those that the net sees (ugriz)")
-    add("--bins", type=int, default=180, help="of redshift (180)")
-    add("--z-max", type=float, default=0.4, help="upper edge of the last bin (0.4)")
 
 
 def _add_training(group) -> None:
@@ -363,7 +293,7 @@ def _add_training(group) -> None:
             del options["type"]
         group.add_argument(f"--{name.replace('_', '-')}", help=shown, **options)
 
-    add("steps", "of the optimiser, whatever the fraction")
+    add("steps", "of the optimiser, however many labels there are")
     add("batch", "images a step, of all ranks; fewer where there are fewer labels")
     add("loss", "", choices=sorted(LOSSES))
     add("optimiser", "", choices=OPTIMISERS)
@@ -381,11 +311,19 @@ def _add_training(group) -> None:
     ):
         add(name, text, action=switch)
     add("jitter", "pixels by which views are shifted at most")
-    group.add_argument("--deredden", action=switch, help="as the encoder was; from scratch: on")
+    group.add_argument(
+        "--deredden",
+        action=switch,
+        help="as the encoder was; from scratch: on, but for nets that read E(B-V)",
+    )
     add("groups", "of batch normalisation in a batch")
     add("colour_weight", "of an auxiliary loss, the colours of unlabelled images; 0 = none")
     add("check_every", "steps between checks on valid")
-    add("select", "which check's weights are kept: best by CRPS on valid, or last", choices=SELECT)
+    add(
+        "select",
+        "which weights are kept: those that valid judges best, or the last",
+        choices=SELECT,
+    )
     group.add_argument("--amp", action=switch, help="mixed precision (on a GPU: on)")
     group.add_argument("--turns", type=int, choices=TURNS, default=8,
                        help="turns of a stamp that predictions average over (8)")  # fmt: skip

@@ -21,7 +21,7 @@ from pipeline import dataset, run, train
 from pipeline.images import manifest
 from pipeline.images.reader import label_fraction, members, open_set
 from pipeline.images.stamp import Stamp
-from pipeline.learning import checkpoint, domain
+from pipeline.learning import checkpoint, domain, subsets
 from pipeline.learning.redshift import load_model
 from pipeline.run import UserError
 
@@ -108,8 +108,8 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(shard, tmp_path, monkeypatc
     assert products(broken / "0.5-0") == products(whole / "0.5-0")
     assert 1 <= checkpoint.load(state, "state")["step"] < 60
     trained = []
-    original = train.fit
-    monkeypatch.setattr(train, "fit", lambda *args: trained.append(args) or original(*args))
+    original = subsets.fit
+    monkeypatch.setattr(subsets, "fit", lambda *args: trained.append(args) or original(*args))
     shutil.rmtree(broken / "0.5-0")  # as Snakemake removes what a failed job was to make
     train.main(command)
     assert len(trained) == 1  # the first fraction was not trained again
@@ -193,8 +193,8 @@ def test_what_a_user_can_get_wrong_is_one_line_and_leaves_nothing(shard, tmp_pat
 
 def test_fractions_of_one_name_are_trained_once(shard, tmp_path, monkeypatch):
     trained = []
-    original = train.fit
-    monkeypatch.setattr(train, "fit", lambda *args: trained.append(args) or original(*args))
+    original = subsets.fit
+    monkeypatch.setattr(subsets, "fit", lambda *args: trained.append(args) or original(*args))
     train.main(arguments(shard, tmp_path / "a", "--fractions", "0.50000001", "0.5"))
     assert len(trained) == 1 and [path.name for path in (tmp_path / "a").iterdir()] == ["0.5-0"]
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from small_photoz import galaxies, small_net
 
 from pipeline.images.reader import members
-from pipeline.learning import checkpoint, predict, training
+from pipeline.learning import checkpoint, predict, tasks, training
 from pipeline.learning.colours import ColourTask, measure
 from pipeline.learning.ranks import Ranks
 from pipeline.learning.training import Data, Keeping, Settings, fit
@@ -38,7 +38,9 @@ def keeping(folder, fingerprint="a", minutes=1e9) -> Keeping:
 
 def run_fit(folder, data, settings, **options):
     folder.mkdir(exist_ok=True)
-    return fit(small_net(), data, settings, keeping(folder, **options), Ranks())
+    net = small_net()
+    task = tasks.redshifts(net.bins, settings.loss)
+    return fit(net, data, settings, keeping(folder, **options), Ranks(), task)
 
 
 def same(one, two) -> bool:
@@ -257,14 +259,16 @@ def _train_rank(rank, ranks, data, folder):
         )
     place = Ranks(rank, ranks, torch.device("cpu"))
     settings = dataclasses.replace(QUICK, groups=2, steps=5, check_every=100, ema=0.9)
-    task = training._Training(small_net().double(), data, settings, keeping(folder), place)
+    net = small_net().double()
+    task = tasks.redshifts(net.bins, settings.loss)
+    made = training._Training(net, data, settings, keeping(folder), place, task)
     losses = []
-    for batch in task.batches.steps(0, settings.steps):
-        task.step(batch)
-        losses.append(task.losses[-1])
-    task.check(5, 0, SimpleNamespace(row=lambda *_, **__: None) if rank == 0 else None)
+    for batch in made.batches.steps(0, settings.steps):
+        made.step(batch)
+        losses.append(made.losses[-1])
+    made.check(5, 0, SimpleNamespace(row=lambda *_, **__: None) if rank == 0 else None)
     if rank == 0:
-        net, _ = task.chosen()
+        net, _ = made.chosen()
         torch.save([losses, net.state_dict()], folder / f"{ranks}.pt")
     place.close()
 

@@ -249,6 +249,11 @@ def label_fraction(objid: np.ndarray, fraction: float, seed: int) -> np.ndarray:
             f"fraction {fraction:g} of {len(objid)} labels leaves none; "
             "give a number above 0 and up to 1"
         )
+    return first_labels(objid, count, seed)
+
+
+def first_labels(objid: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A mask of the first `count` galaxies in the order of a hash of objID and seed."""
     order = np.argsort(mix64(mix64(objid, seed), _LABEL_ORDER), kind="stable")
     chosen = np.zeros(len(objid), dtype=bool)
     chosen[order[:count]] = True

@@ -66,6 +66,11 @@ class EncoderSpec:
         """Side of what the net itself is given [pixels]."""
         return self.crop // self.bin
 
+    @property
+    def values(self) -> int:
+        """Numbers that the net itself is given of an image."""
+        return len(self.bands) * self.side**2
+
     def _check_softening(self) -> None:
         if self.scale != "asinh":
             return
@@ -113,6 +118,15 @@ class Encoder(nn.Module):
         `e_bv` (n,) [mag] is for nets that read it (`Net.dust`; `augment.e_bv_of` makes it), and
         0 for them where it is NaN or not given; others are not told.
         """
+        images = self.prepared(images)
+        if not NETS[self.spec.net].dust:
+            return self.net(images)
+        if e_bv is None:
+            e_bv = images.new_zeros(len(images))
+        return self.net(images, torch.nan_to_num(e_bv.to(images), nan=0.0))
+
+    def prepared(self, images: torch.Tensor) -> torch.Tensor:
+        """What the net itself is given of `images`: (n, bands, side, side), binned and scaled."""
         if self._seen != list(range(len(BANDS))):
             images = images[:, self._seen]
         if self.spec.bin > 1:
@@ -121,12 +135,7 @@ class Encoder(nn.Module):
             images = torch.asinh(images / self.softening)
         elif self.spec.scale == "unit":
             images = unit(images)
-        images = images.contiguous(memory_format=self._layout)
-        if not NETS[self.spec.net].dust:
-            return self.net(images)
-        if e_bv is None:
-            e_bv = images.new_zeros(len(images))
-        return self.net(images, torch.nan_to_num(e_bv.to(images), nan=0.0))
+        return images.contiguous(memory_format=self._layout)
 
     def set_groups(self, groups: int) -> None:
         """Take batch statistics over `groups` groups of a batch from now on."""

@@ -18,6 +18,6 @@ class LabelNet(nn.Module):
         with seeded(seed):
             self.fc = nn.Linear(encoder.feature_dim, outputs)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (n, outputs) of images (n, 5, crop, crop) [nanomaggies]."""
-        return self.fc(self.encoder(images))
+    def forward(self, images: torch.Tensor, e_bv: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (n, outputs) of images and E(B-V), as `Encoder` takes them."""
+        return self.fc(self.encoder(images, e_bv))

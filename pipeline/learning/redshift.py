@@ -102,10 +102,6 @@ class PhotozNet(LabelNet):
         super().__init__(encoder, bins.count, seed)
         self.bins = bins
 
-    def forward(self, images: torch.Tensor, e_bv: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (n, bins) of images (n, 5, crop, crop) [nanomaggies]; `e_bv` as of `Encoder`."""
-        return self.fc(self.encoder(images, e_bv))
-
 
 def save_model(path: str | Path, net: PhotozNet, **extra: object) -> None:
     """Write `net` and `extra` ("deredden", "domain", ...): an encoder's file with `fc` beside it.

@@ -1,4 +1,4 @@
-"""Training a photo-z net on labelled stamps: from scratch, or from an encoder."""
+"""Training a net on labelled stamps: from scratch, or from an encoder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from torch import nn
 
 from pipeline import run
 from pipeline.images.reader import ImageSet
-from pipeline.learning import checkpoint, predict
-from pipeline.learning.augment import Augmentation, centre, view_keys
+from pipeline.learning import checkpoint
+from pipeline.learning.augment import Augmentation, centre, e_bv_of, view_keys
 from pipeline.learning.batches import SEEDS, Batch, Batches, in_order
 from pipeline.learning.colours import ColourTask, measure
 from pipeline.learning.history import History, Pace
+from pipeline.learning.labelnet import LabelNet
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.optimise import Ema, finite, learning_rate, set_learning_rate
 from pipeline.learning.ranks import Ranks
-from pipeline.learning.redshift import PhotozNet
+from pipeline.learning.tasks import Task
 from pipeline.run import UserError
 
 OPTIMISERS = ("sgd", "adamw")
 SELECT = ("best", "last")
-COLUMNS = ("epoch", "loss", "lr", "valid_crps")
+COLUMNS = ("epoch", "loss", "lr")
+"""Of a history, before what the task is judged by."""
 _COLOURS = 0xC010
 """Added to the seed for the order and views of the unlabelled images."""
 _SCALE_SAMPLE = 512
@@ -38,7 +40,7 @@ class Settings:
 
     `ema` is a decay, 0 for none. `freeze` leaves the encoder as it is. `colour_weight` is that of
     the colours of unlabelled images (`colours.ColourTask`), 0 for none. With `select` best the
-    weights of the check, every `check_every` steps, with the least CRPS on valid are taken.
+    weights of the check, every `check_every` steps, that valid galaxies judge best are taken.
     """
 
     steps: int = 4000
@@ -132,22 +134,24 @@ class Keeping:
 
 
 def fit(
-    net: PhotozNet, data: Data, settings: Settings, keeping: Keeping, ranks: Ranks
-) -> tuple[PhotozNet, dict]:
-    """Train `net` and give it with the chosen weights, and facts about the training.
+    net: LabelNet, data: Data, settings: Settings, keeping: Keeping, ranks: Ranks, task: Task
+) -> tuple[LabelNet, dict]:
+    """Train `net` for `task` and give it with the chosen weights, and facts about the training.
 
-    The facts: labels, batch, step of the chosen weights, valid_crps (None without valid galaxies).
+    The facts: labels, batch, step of the chosen weights, and what the task is judged by, of valid
+    (None without valid galaxies).
     A state of the same fingerprint is taken up where it was left; the result is the same.
 
     Raises:
         UserError: too few labels, a loss that is not finite, images that cannot be read.
     """
-    training = _Training(net, data, settings, keeping, ranks)
+    training = _Training(net, data, settings, keeping, ranks, task)
     first = training.resume()
     history = None
     if ranks.first:
         resume_at = first if first else None
-        history = History(keeping.history, COLUMNS, resume_at, keeping.tensorboard)
+        columns = (*COLUMNS, task.judged)
+        history = History(keeping.history, columns, resume_at, keeping.tensorboard)
     pace = Pace(keeping.label, settings.steps, training.batch, first)
     written = time.monotonic()
     for batch in training.batches.steps(first, settings.steps):
@@ -173,9 +177,10 @@ class _Training:
     """A net in training: everything that its next step depends on."""
 
     def __init__(
-        self, net: PhotozNet, data: Data, settings: Settings, keeping: Keeping, ranks: Ranks
-    ):
-        self.settings, self.keeping, self.ranks = settings, keeping, ranks
+        self, net: LabelNet, data: Data, settings: Settings, keeping: Keeping, ranks: Ranks,
+        task: Task,
+    ):  # fmt: skip
+        self.settings, self.keeping, self.ranks, self.task = settings, keeping, ranks, task
         self.valid = data.valid
         self.batch = settings.batch_of(len(data.train), ranks.ranks)
         self.net = net.to(ranks.device)
@@ -200,7 +205,7 @@ class _Training:
             jitter=settings.jitter, flips=settings.flips,
         )  # fmt: skip
         self.losses: list[float] = []
-        self.best: dict = {"step": None, "valid_crps": None, "weights": None}
+        self.best: dict = {"step": None, task.judged: None, "weights": None}
 
     def _prepare_colours(self, unlabelled: ImageSet | None, share: dict) -> None:
         if unlabelled is None or len(unlabelled) < self.batch:
@@ -225,6 +230,9 @@ class _Training:
         # float16 on disk; the net's own type from here on
         return batch.images.to(self.ranks.device).to(self.dtype)
 
+    def _e_bv(self, batch: Batch) -> torch.Tensor:
+        return e_bv_of(batch.extinction).to(self.ranks.device)
+
     def step(self, batch: Batch) -> None:
         """One step of the optimiser.
 
@@ -237,13 +245,13 @@ class _Training:
         )
         set_learning_rate(self.optimiser, rate)
         self._train_mode()
-        inputs = [self._views(batch, settings.seed)]
+        inputs = [self._views(batch, settings.seed), self._e_bv(batch)]
         if self.others is not None:
             inputs += self._other_views(batch.step)
         with torch.autocast(device.type, dtype=self.half, enabled=settings.amp):
             logits, colour_loss = self.parallel(*inputs)
         logits = logits.to(self.dtype) if settings.amp else logits
-        loss = LOSSES[settings.loss](logits, batch.z.to(device), self.net.bins)
+        loss = self.task.loss(logits, batch)
         total = loss + settings.colour_weight * colour_loss
         value = float(self.ranks.mean(total))
         if not np.isfinite(value):
@@ -263,7 +271,7 @@ class _Training:
         self._next_other = step + 1
         batch = next(self._other_steps)
         clean = centre(self._pixels(batch), batch.extinction, self.augment.crop)
-        return [self._views(batch, self.settings.seed + _COLOURS), clean]
+        return [self._views(batch, self.settings.seed + _COLOURS), self._e_bv(batch), clean]
 
     def _train_mode(self) -> None:
         self.learner.train()
@@ -275,29 +283,30 @@ class _Training:
         return float(np.mean(self.losses))
 
     def check(self, done: int, epoch: int, history: History | None) -> None:
-        """After `done` steps: CRPS on valid, a row of the history, the weights if they are best."""
+        """After `done` steps: a look at valid, a row of the history, the best weights yet."""
         self._refuse_not_finite(done)  # by all ranks at once
         judged = self.ema.module if self.ema else self.net
         self.ranks.mean_buffers(judged)
         if history is not None:
-            crps = None
+            found = None
             if len(self.valid):
                 options = {"device": self.ranks.device, "deredden": self.settings.deredden}
-                found = predict.predictions(judged, self.valid, **options)
-                crps = float(found["crps"].to_numpy().mean())  # pandas would leave NaN out
-                self._refuse_not_finite(done, crps)
-            best = self.best["valid_crps"]
-            last = self.settings.select == "last" or crps is None
-            if last or best is None or crps < best:
-                self.best = {"step": done, "valid_crps": crps, "weights": _copy(judged)}
+                found = self.task.judge(judged, self.valid, **options)
+                self._refuse_not_finite(done, found)
+            best = self.best[self.task.judged]
+            last = self.settings.select == "last" or found is None
+            if last or best is None or found < best:
+                weights = _copy(judged)
+                self.best = {"step": done, self.task.judged: found, "weights": weights}
             rate = self.optimiser.param_groups[-1]["lr"]
-            history.row(done, epoch=epoch, loss=self.mean_loss(), lr=rate, valid_crps=crps)
+            row = {"epoch": epoch, "loss": self.mean_loss(), "lr": rate, self.task.judged: found}
+            history.row(done, **row)
         self.losses = []
 
-    def chosen(self) -> tuple[PhotozNet, dict]:
+    def chosen(self) -> tuple[LabelNet, dict]:
         """The net with the chosen weights, in eval mode, and facts; on the first rank."""
         facts = {"labels": len(self.batches.images), "batch": self.batch,
-                 "step": self.best["step"], "valid_crps": self.best["valid_crps"]}  # fmt: skip
+                 **{name: self.best[name] for name in ("step", self.task.judged)}}  # fmt: skip
         if self.best["weights"] is not None:
             self.net.load_state_dict(self.best["weights"])
         self.net.encoder.requires_grad_(True)
@@ -318,9 +327,9 @@ class _Training:
         }  # fmt: skip
         checkpoint.save(self.keeping.state, "state", content)
 
-    def _refuse_not_finite(self, done: int, crps: float = 0.0) -> None:
+    def _refuse_not_finite(self, done: int, found: float = 0.0) -> None:
         """A step may spoil the weights after its loss was still a number."""
-        if not (finite(self.learner) and np.isfinite(crps)):
+        if not (finite(self.learner) and np.isfinite(found)):
             self._refuse(done, "what the net says is not finite")
 
     def _refuse(self, done: int, what: str) -> None:
@@ -355,16 +364,18 @@ class _Training:
 class _Learner(nn.Module):
     """The net and, where it is wanted, the colour task: one forward pass for both."""
 
-    def __init__(self, net: PhotozNet, colours: ColourTask | None):
+    def __init__(self, net: LabelNet, colours: ColourTask | None):
         super().__init__()
         self.net, self.colours = net, colours
 
-    def forward(self, views, other_views=None, clean=None) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, views, e_bv, other_views=None, other_e_bv=None, clean=None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the labelled views; the loss of the unlabelled ones' colours, 0 without."""
-        logits = self.net(views)
+        logits = self.net(views, e_bv)
         if self.colours is None:
             return logits, logits.new_zeros(())
-        return logits, self.colours(self.net.encoder(other_views), clean)
+        return logits, self.colours(self.net.encoder(other_views, other_e_bv), clean)
 
 
 def _optimiser(learner: _Learner, settings: Settings) -> torch.optim.Optimizer:
