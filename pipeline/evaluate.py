@@ -7,7 +7,6 @@ python -m pipeline.evaluate --predictions results/train/photoz --catalog results
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +15,20 @@ from pipeline import metrics, run
 from pipeline.evaluation import figures, tables
 from pipeline.evaluation.bins import VARIABLES, scores_in_bins
 from pipeline.evaluation.efficiency import label_efficiency
-from pipeline.evaluation.predictions import Prediction, Sample, read_sample
+from pipeline.evaluation.intervals import Bootstrap
+from pipeline.evaluation.predictions import Sample, read_sample
 from pipeline.evaluation.scores import (
     CATALOGUE,
-    ENSEMBLE,
-    MEASURES,
-    Bootstrap,
     Cell,
     Scored,
     cells,
     difference,
     differences,
-    measure,
-    number,
+    largest,
+    method_rows,
+    run_rows,
     score,
+    score_row,
 )
 
 FORMAT, VERSION = "ugriz-evaluation", 1
@@ -41,11 +40,12 @@ def evaluate(sample: Sample, how: Bootstrap) -> dict:
     Keys: `test_galaxies` (counts), `catalogue` (with and without a photo-z), `labels` (training
     galaxies at fraction 1), `bootstrap`, and lists of rows: `runs` (a trained model each, the
     ensemble and the catalogue: their measures, and Kolmogorov-Smirnov and chi^2 tests of their
-    PIT), `scores` (a start and fraction each, mean over seeds, with
-    value, low and high of each measure), `differences` (paired; `of` minus `minus`, with p and
-    excludes_zero), `label_efficiency`, `bins`. Measures are sigma_mad, eta (a fraction), bias,
-    crps and pit_spread (`metrics`); null is what cannot be known. The catalogue's PDF is taken
-    to be a Gaussian of its stated error.
+    PIT), `scores` (a start and fraction each, mean over seeds, with value, low and high of each
+    measure), `differences` (paired; `of` minus `minus`, with p and excludes_zero),
+    `label_efficiency`, `methods` (each start with its most labels, the least sigma_mad first, and
+    its paired difference from that), `bins`. Measures are sigma_mad, eta (a fraction), bias, crps
+    and pit_spread (`metrics`); null is what cannot be known. The catalogue's PDF is taken to be a
+    Gaussian of its stated error.
     """
     chosen = cells(sample)
     members = sum(len(cell.seeds) for cell in chosen)
@@ -60,26 +60,22 @@ def evaluate(sample: Sample, how: Bootstrap) -> dict:
         "catalogue": {"with": int(known.sum()), "without": int(np.sum(~known))},
         "labels": sample.labels,
         "bootstrap": {"resamples": how.number, "seed": how.seed, "level": metrics.LEVEL},
-        "runs": _run_rows(sample),
-        "scores": [_score_row(one, sample.labels) for one in scored],
+        "runs": run_rows(sample),
+        "scores": [score_row(one, sample.labels) for one in scored],
         "differences": differences(scored),
         "label_efficiency": label_efficiency(scored, sample.labels),
     }
-    in_bins = largest(chosen)
+    in_bins, own, theirs = largest(chosen), [], None
     if known.any():
         own, theirs = _with_catalogue(sample, scored, how)
-        content["scores"].append(_score_row(theirs, sample.labels))
+        content["scores"].append(score_row(theirs, sample.labels))
         content["differences"] += [difference(one, theirs) for one in own]
         in_bins.append(theirs.cell)
+    content["methods"] = method_rows(scored, own, theirs, sample.labels)
     progress = run.Progress("evaluate: bins", len(VARIABLES) * len(in_bins), "columns")
     content["bins"] = scores_in_bins(sample, in_bins, how, progress)
     progress.close()
     return content
-
-
-def largest(chosen: list[Cell]) -> list[Cell]:
-    """Of each start the cell with the most labels: no choice that looks at the test galaxies."""
-    return list({cell.start: cell for cell in chosen}.values())
 
 
 def _with_catalogue(sample: Sample, scored: list[Scored], how: Bootstrap):
@@ -99,40 +95,6 @@ def _with_catalogue(sample: Sample, scored: list[Scored], how: Bootstrap):
     own = score(sample, chosen, how, known, progress)
     progress.close()
     return own, theirs
-
-
-def _run_rows(sample: Sample) -> list[dict]:
-    rows = [_run_row(sample, key._asdict(), one) for key, one in sample.runs.items()]
-    for start, prediction in ((ENSEMBLE, sample.ensemble), (CATALOGUE, sample.catalogue)):
-        if prediction is not None and np.isfinite(prediction.z_phot).any():
-            about = {"start": start, "fraction": None, "seed": None}
-            rows.append(_run_row(sample, about, prediction))
-    return rows
-
-
-def _run_row(sample: Sample, about: dict, prediction: Prediction) -> dict:
-    """Measures of one prediction, over the galaxies it has, and the tests of its PIT."""
-    rows = np.isfinite(prediction.z_phot)
-    values = map(number, measure(sample, prediction, rows))
-    pit = prediction.pit[rows]
-    tests = asdict(metrics.pit_uniformity(pit)) if np.all(np.isfinite(pit)) else {}
-    return {
-        **about,
-        **dict(zip(MEASURES, values, strict=True)),
-        **{f"pit_{name}": number(value) for name, value in tests.items()},
-    }
-
-
-def _score_row(scored: Scored, labels: int) -> dict:
-    cell = scored.cell
-    return {
-        "start": cell.start,
-        "fraction": cell.fraction,
-        "labels": None if cell.fraction is None else round(cell.fraction * labels),
-        "seeds": list(cell.seeds) if cell.fraction is not None else [],
-        "galaxies": scored.galaxies,
-        "measures": scored.estimates(),
-    }
 
 
 def write(sample: Sample, content: dict, folder: str | Path) -> None:

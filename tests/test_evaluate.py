@@ -9,8 +9,8 @@ import pytest
 from small_predictions import make_catalog, write_run, write_runs
 
 from pipeline import evaluate
+from pipeline.evaluation.intervals import Bootstrap
 from pipeline.evaluation.predictions import read_sample
-from pipeline.evaluation.scores import Bootstrap
 from pipeline.run import UserError
 
 FIGURES = ("fig2", "redshifts", "residuals", "residuals-sky", "pit")
@@ -57,6 +57,24 @@ def test_comparisons_with_the_catalogue_take_the_galaxies_that_it_knows(made):
         ("supervised 0.05", "catalogue", 36),
     ]
     assert len(found) == 9
+
+
+def test_all_methods_stand_in_one_table_the_first_of_table_md(made):
+    folder, _, content = made
+    rows = content["methods"]
+    sigma = [row["measures"]["sigma_mad"]["value"] for row in rows]
+    assert sigma == sorted(sigma) and {row["start"] for row in rows} == {
+        "supervised", "moco", "catalogue",
+    }  # fmt: skip
+    for row in rows:
+        of = (row["start"], row["fraction"])
+        (score,) = (one for one in content["scores"] if (one["start"], one["fraction"]) == of)
+        assert row == score | {"minus_best": row["minus_best"]} and row["fraction"] in (1, None)
+    assert [row["minus_best"] is None for row in rows] == [True, False, False]
+    text = (folder / "out" / "table.md").read_text()
+    first = text[text.index("## All methods, most labels") :].split("\n\n")[2].splitlines()
+    assert [line.split(" | ")[0] for line in first[2:]] == [f"| {row['start']}" for row in rows]
+    assert "on all 40 test galaxies, but the catalogue on 36" in text
 
 
 def test_runs_tell_their_pit(made):

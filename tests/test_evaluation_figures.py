@@ -6,8 +6,8 @@ import pytest
 from small_predictions import make_catalog, write_run, write_runs
 
 from pipeline import evaluate
+from pipeline.evaluation.intervals import Bootstrap
 from pipeline.evaluation.predictions import read_sample
-from pipeline.evaluation.scores import Bootstrap
 
 FIGURES = ("fig2", "redshifts", "residuals", "residuals-sky", "pit")
 PAPERS = (0.025, 0.0625, 0.125, 0.25, 0.375, 0.625, 0.75, 0.875, 1.0)

@@ -8,17 +8,19 @@ from scipy import stats
 from small_predictions import make_catalog, write_run, write_runs
 
 from pipeline import metrics
-from pipeline.evaluation import scores
 from pipeline.evaluation.bins import bin_edges, scores_in_bins
 from pipeline.evaluation.efficiency import label_efficiency, needed_fraction
+from pipeline.evaluation.intervals import Bootstrap, certain, compare, estimate, over_seeds
 from pipeline.evaluation.predictions import Prediction, Run, Sample, read_sample
 from pipeline.evaluation.scores import (
     MEASURES,
-    Bootstrap,
+    Cell,
     cells,
     difference,
     differences,
+    method_rows,
     score,
+    score_row,
 )
 
 HOW = Bootstrap(300, 0)
@@ -98,9 +100,7 @@ def test_intervals_over_few_seeds_hold_the_truth_as_often_as_they_say(count):
     how = Bootstrap(number=4000, seed=1)
     seeds = np.random.default_rng(0).normal(size=(count, 1000))
     nothing = np.zeros((count, 1, how.number))
-    few = [
-        scores._over_seeds(one[:, None], nothing, tuple(range(count)), how)[0] for one in seeds.T
-    ]
+    few = [over_seeds(one[:, None], nothing, tuple(range(count)), how)[0] for one in seeds.T]
     low, high = np.percentile(few, [2.5, 97.5], axis=1)
     mean = seeds.mean(axis=0)
     assert np.mean((low + mean < 0) & (high + mean > 0)) == pytest.approx(0.95, abs=0.025)
@@ -112,7 +112,7 @@ def test_differences_of_the_same_seeds_are_the_paired_t(scored):
     own = np.random.default_rng(3).normal(size=(2, 3, 1))
     nothing = np.zeros((3, 1, 4000))
     how = Bootstrap(number=4000, seed=0)
-    first, second = (scores._over_seeds(luck + each, nothing, (0, 1, 2), how)[0] for each in own)
+    first, second = (over_seeds(luck + each, nothing, (0, 1, 2), how)[0] for each in own)
     apart = (own[0] - own[1])[:, 0]
     t = stats.t(2, scale=apart.std(ddof=1) / np.sqrt(3))
     assert np.percentile(first - second, 97.5) == pytest.approx(t.ppf(0.975), rel=0.1)
@@ -167,6 +167,58 @@ def test_no_outliers_are_no_certainty_that_there_are_none():
     one = made_sample([dz], [Run("moco", 1.0, 0)])
     found = score(one, cells(one), HOW)[0].estimates()["eta"]
     assert found == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.0711, abs=1e-4)}
+
+
+@pytest.mark.parametrize("trials", [1, 7, 400])
+def test_a_share_of_all_or_none_has_the_binomials_interval(trials):
+    for share in (0, 1):
+        exact = stats.binomtest(share * trials, trials).proportion_ci(0.95, "exact")
+        found = certain(share, trials)
+        assert [found["low"], found["high"]] == pytest.approx([exact.low, exact.high], rel=1e-5)
+
+
+def test_few_draws_may_be_undefined_and_not_many():
+    draws = np.random.default_rng(0).normal(1, 0.1, 400)
+    whole = estimate(1.0, draws)
+    few, many = (np.concatenate([draws, np.full(count, np.nan)]) for count in (20, 30))
+    assert estimate(1.0, few) == whole and compare(1.0, few)["excludes_zero"]
+    assert estimate(1.0, many) == {"value": 1.0, "low": None, "high": None}
+    assert compare(1.0, many)["p"] is None
+
+
+def test_methods_stand_in_the_order_of_sigma_mad_with_their_distance_from_the_best(scored):
+    first, second = method_rows(scored, [], None, 240)
+    both = [by_name(scored)[name] for name in ("moco 1", "supervised 1")]
+    best, other = sorted(both, key=lambda one: one.values[0])
+    assert first == score_row(best, 240) | {"minus_best": None}
+    paired = difference(other, best)["measures"]["sigma_mad"]
+    about = {"measure": "sigma_mad", "minus": str(best.cell), "galaxies": 200}
+    assert second == score_row(other, 240) | {"minus_best": about | paired}
+
+
+@pytest.mark.parametrize("error", [0.2, 2.0])
+def test_methods_are_compared_with_the_catalogue_where_it_knows(sample, scored, error):
+    """Whether it is the best of them or not."""
+    known = np.arange(200) % 4 > 0
+    z = sample.galaxies["z"].to_numpy()
+    moco = sample.runs[Run("moco", 1.0, 0)].z_phot
+    theirs = Prediction(z + error * (moco - z), np.zeros(200), np.full(200, 0.5))
+    cell = Cell("catalogue", None, (0,), (theirs,))
+    *own, theirs = score(sample, [*cells(sample), cell], HOW, known)
+    rows = {row["start"]: row for row in method_rows(scored, own, theirs, 240)}
+    assert [rows[name]["galaxies"] for name in ("moco", "supervised", "catalogue")] == [200] * 2 + [
+        150
+    ]
+    row = rows["moco" if error < 1 else "catalogue"]["minus_best"]
+    assert row["galaxies"] == 150
+    if error < 1:
+        assert list(rows)[0] == row["minus"] == "catalogue"
+        exact = difference(by_name(own)["moco 1"], theirs)
+    else:
+        exact = difference(theirs, by_name(own)[row["minus"]])
+    assert {key: row[key] for key in exact["measures"]["sigma_mad"]} == exact["measures"][
+        "sigma_mad"
+    ]
 
 
 @pytest.mark.parametrize(

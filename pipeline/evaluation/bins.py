@@ -7,15 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline import run
+from pipeline.evaluation.intervals import Bootstrap, number
 from pipeline.evaluation.predictions import Sample
-from pipeline.evaluation.scores import (
-    SUPERVISED,
-    Bootstrap,
-    Cell,
-    difference,
-    number,
-    score,
-)
+from pipeline.evaluation.scores import SUPERVISED, Cell, difference, score
 
 VARIABLES = {"r": "mag", "z": "", "e_bv": "mag", "seeing": "arcsec"}
 """Columns of the galaxies and their units."""

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from pipeline import metrics
-from pipeline.evaluation.scores import SUPERVISED, Scored, number
+from pipeline.evaluation.intervals import number
+from pipeline.evaluation.scores import SUPERVISED, Scored
 
 
 def label_efficiency(scored: Sequence[Scored], labels: int) -> list[dict]:

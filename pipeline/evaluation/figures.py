@@ -2,73 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from scipy import stats
 
-from pipeline import metrics, run
+from pipeline import metrics
+from pipeline.evaluation import drawing
+from pipeline.evaluation.drawing import ABOVE, GREY, beside, look_of, points
 from pipeline.evaluation.predictions import Sample
-from pipeline.evaluation.scores import CATALOGUE, ENSEMBLE, SUPERVISED, Cell
+from pipeline.evaluation.scores import Cell
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#F0E442")
-"""Okabe & Ito's, told apart by the colour-blind; the first is the supervised net's."""
-_MARKERS = "osD^vP"
-_GREY, _PURPLE = "#555555", "#CC79A7"
 _LABELS = {
     "r": "r, dereddened Petrosian [mag]", "z": "spectroscopic redshift", "e_bv": "E(B−V) [mag]",
     "seeing": "PSF FWHM in r [arcsec]",
 }  # fmt: skip
-_ABOVE = {"loc": "outside upper center", "ncols": 4, "fontsize": 9}
-"""A legend of a figure, where it cannot lie on what it explains; the layout makes room for it."""
 _MANY = 3000
 """Galaxies beyond which their density is drawn, and not a point each."""
-_STYLE = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "legend.frameon": False, "lines.linewidth": 1.4, "lines.markersize": 5,
-}  # fmt: skip
-
-
-@contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure [inches] that is written, whole and without a date, on leaving."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure((width, height), dpi=150, layout="constrained")
-        yield figure
-        with run.whole_file(path) as part:
-            figure.savefig(part, format="png", metadata={"Software": None})
-
-
-def _look(starts: Sequence[str]) -> dict[str, dict]:
-    """Colour and marker of each start; the same in every figure of a run."""
-    trained = sorted({*starts} - {CATALOGUE, ENSEMBLE, SUPERVISED})
-    looks = {
-        start: {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKERS[at % len(_MARKERS)]}
-        for at, start in enumerate([SUPERVISED, *trained])
-    }
-    return looks | {
-        CATALOGUE: {"color": _GREY, "marker": "X"},
-        ENSEMBLE: {"color": _PURPLE, "marker": "p"},
-    }
 
 
 def fig2(content: dict, path: str | Path) -> None:
     """sigma_mad against the labels' fraction, and the labels that the supervised net needs."""
-    with _figure(path, 9, 4) as figure:
+    with drawing.figure(path, 9, 4) as figure:
         left, right = figure.subplots(1, 2)
-        looks = _look([row["start"] for row in content["scores"]])
+        looks = look_of([row["start"] for row in content["scores"]])
         _sigma_panel(left, content["scores"], looks)
         _efficiency_panel(right, content["label_efficiency"], looks)
         handles, _ = left.get_legend_handles_labels()
         handles += _bound_handles(content["label_efficiency"])
-        figure.legend(handles=handles, **_ABOVE)
+        figure.legend(handles=handles, **ABOVE)
 
 
 def _sigma_panel(axes, rows: list[dict], looks: dict) -> None:
@@ -78,8 +43,8 @@ def _sigma_panel(axes, rows: list[dict], looks: dict) -> None:
     starts = dict.fromkeys(row["start"] for row in rows if row["fraction"] is not None)
     for at, start in enumerate(starts):
         here = [row for row in rows if row["start"] == start]
-        x = np.array([row["fraction"] for row in here]) * _beside(at, len(starts))
-        _points(axes, x, [row["measures"]["sigma_mad"] for row in here], start, looks[start])
+        x = np.array([row["fraction"] for row in here]) * beside(at, len(starts))
+        points(axes, x, [row["measures"]["sigma_mad"] for row in here], start, looks[start])
     _fraction_axis(axes, [row["fraction"] for row in rows if row["fraction"]])
     axes.set_ylabel(r"$\sigma_\mathrm{MAD}$")
 
@@ -88,21 +53,6 @@ def _band(axes, one: dict, label: str, look: dict) -> None:
     axes.axhline(one["value"], color=look["color"], ls="--", label=label, zorder=1)
     if one["low"] is not None:
         axes.axhspan(one["low"], one["high"], color=look["color"], alpha=0.12, lw=0, zorder=0)
-
-
-def _points(axes, x, found: list[dict], label: str, look: dict) -> None:
-    value, low, high = (
-        np.array([np.nan if one[key] is None else one[key] for one in found])
-        for key in ("value", "low", "high")
-    )
-    # a percentile interval may leave its estimate out, which errorbar refuses
-    errors = np.clip([value - low, high - value], 0, None)
-    axes.errorbar(x, value, errors, label=label, capsize=2, elinewidth=1, **look)
-
-
-def _beside(at: int, count: int) -> float:
-    """What a fraction is multiplied by, so that `count` starts do not cover each other."""
-    return 1.02 ** (at - (count - 1) / 2)
 
 
 def _fraction_axis(axes, fractions: list[float]) -> None:
@@ -125,14 +75,14 @@ def _efficiency_panel(axes, rows: list[dict], looks: dict) -> None:
     )
     if not rows:
         axes.text(0.5, 0.5, "needs a supervised curve\nand another start", ha="center",
-                  va="center", transform=axes.transAxes, color=_GREY)  # fmt: skip
+                  va="center", transform=axes.transAxes, color=GREY)  # fmt: skip
         axes.set(xticks=[], yticks=[])
         return
     starts = list(dict.fromkeys(row["start"] for row in rows))
     for row in rows:
-        at = row["fraction"] * _beside(starts.index(row["start"]), len(starts))
+        at = row["fraction"] * beside(starts.index(row["start"]), len(starts))
         _efficiency_point(axes, at, row["ratio"], looks[row["start"]])
-    axes.axhline(1, color=_GREY, lw=1, ls=":")
+    axes.axhline(1, color=GREY, lw=1, ls=":")
     axes.set_yscale("log")
     _fraction_axis(axes, [row["fraction"] for row in rows])
     values = [one["value"] for row in rows for one in row["ratio"].values()]
@@ -161,7 +111,7 @@ def _bound_handles(rows: list[dict]) -> list[Line2D]:
     """For a legend: what the open arrows mean, those that are drawn."""
     relations = {one["relation"] for row in rows for one in row["ratio"].values()}
     return [
-        Line2D([], [], ls="", marker=marker, color=_GREY, mfc="white", label=text)
+        Line2D([], [], ls="", marker=marker, color=GREY, mfc="white", label=text)
         for relation, marker, text in ((">", "^", "at least"), ("<", "v", "at most"))
         if relation in relations
     ]
@@ -169,12 +119,12 @@ def _bound_handles(rows: list[dict]) -> list[Line2D]:
 
 def redshifts(sample: Sample, chosen: Sequence[Cell], path: str | Path) -> None:
     """z_p against z_s with the residuals below, a column a cell (its first seed)."""
-    looks = _look([cell.start for cell in chosen])
+    looks = look_of([cell.start for cell in chosen])
     z = sample.galaxies["z"].to_numpy()
     furthest = max(np.nanmax(cell.predictions[0].z_phot) for cell in chosen)
     across = (0, 1.05 * np.max(z))
     up = (0, 1.05 * min(max(np.max(z), furthest), 1.3 * np.max(z)))
-    with _figure(path, 1 + 2.9 * len(chosen), 4.8) as figure:
+    with drawing.figure(path, 1 + 2.9 * len(chosen), 4.8) as figure:
         grid = figure.subplots(2, len(chosen), sharex=True, sharey="row", squeeze=False,
                                gridspec_kw={"height_ratios": [3, 1.3]})  # fmt: skip
         for (above, below), cell in zip(grid.T, chosen, strict=True):
@@ -212,8 +162,8 @@ def residuals(content: dict, variables: Sequence[str], path: str | Path) -> None
     """Bias and sigma_mad in bins of some variables, a column each."""
     rows = [row for row in content["bins"] if row["variable"] in variables]
     names = list(dict.fromkeys(row["of"] for row in rows))
-    looks = _look([name.split()[0] for name in names])
-    with _figure(path, 4.3 * len(variables), 5.4) as figure:
+    looks = look_of([name.split()[0] for name in names])
+    with drawing.figure(path, 4.3 * len(variables), 5.4) as figure:
         grid = figure.subplots(2, len(variables), sharex="col", sharey="row", squeeze=False)
         for (above, below), variable in zip(grid.T, variables, strict=True):
             here = [row for row in rows if row["variable"] == variable]
@@ -223,13 +173,13 @@ def residuals(content: dict, variables: Sequence[str], path: str | Path) -> None
             below.set_xlabel(_LABELS[variable])
             if not here:
                 above.text(0.5, 0.5, "not known, or too few galaxies", ha="center",
-                           transform=above.transAxes, color=_GREY)  # fmt: skip
+                           transform=above.transAxes, color=GREY)  # fmt: skip
         grid[0, 0].set_ylabel(r"$\sigma_\mathrm{MAD}$")
         grid[1, 0].set_ylabel(r"bias, mean $(z_p - z_s)/(1 + z_s)$")
         grid[0, 0].set_ylim(bottom=0)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, labels, **_ABOVE)
+            figure.legend(handles, labels, **ABOVE)
 
 
 def _title(cell: Cell) -> str:
@@ -251,16 +201,16 @@ def _binned(axes, rows: list[dict], names: list[str], measure: str, looks: dict)
         here = [row for row in rows if row["of"] == name]
         shift = 0.008 * span * (at - (len(names) - 1) / 2)
         x = np.array([place[row["low"], row["high"]] for row in here]) + shift
-        _points(axes, x, [row["measures"][measure] for row in here], name, looks[name.split()[0]])
+        points(axes, x, [row["measures"][measure] for row in here], name, looks[name.split()[0]])
     for edge in {row["low"] for row in rows} | {row["high"] for row in rows}:
-        axes.axvline(edge, ymax=0.03, color=_GREY, lw=0.8)
+        axes.axvline(edge, ymax=0.03, color=GREY, lw=0.8)
 
 
 def pit(sample: Sample, chosen: Sequence[Cell], path: str | Path) -> None:
     """Histogram of the PIT, a panel a cell (its first seed), with the band of a uniform one."""
     shown = [cell for cell in chosen if np.isfinite(cell.predictions[0].pit).any()]
-    looks = _look([cell.start for cell in shown])
-    with _figure(path, 1 + 2.9 * max(len(shown), 1), 3.7) as figure:
+    looks = look_of([cell.start for cell in shown])
+    with drawing.figure(path, 1 + 2.9 * max(len(shown), 1), 3.7) as figure:
         for axes, cell in zip(
             figure.subplots(1, len(shown), sharey=True, squeeze=False)[0] if shown else [],
             shown, strict=True,
@@ -270,7 +220,7 @@ def pit(sample: Sample, chosen: Sequence[Cell], path: str | Path) -> None:
         if shown:
             figure.axes[0].set_ylabel("density")
             figure.axes[0].set_ylim(bottom=0)
-            figure.legend(*figure.axes[0].get_legend_handles_labels(), **_ABOVE)
+            figure.legend(*figure.axes[0].get_legend_handles_labels(), **ABOVE)
 
 
 def _pit_panel(axes, cell: Cell, values: np.ndarray, colour: str) -> None:
@@ -278,9 +228,9 @@ def _pit_panel(axes, cell: Cell, values: np.ndarray, colour: str) -> None:
     counts, edges = np.histogram(values, test.bins, (0, 1))
     scale = test.bins / len(values)
     low, high = stats.binom.interval(metrics.LEVEL, len(values), 1 / test.bins)
-    axes.axhspan(low * scale, high * scale, color=_GREY, alpha=0.25, lw=0,
+    axes.axhspan(low * scale, high * scale, color=GREY, alpha=0.25, lw=0,
                  label=f"{100 * metrics.LEVEL:g} % of the bins of uniform values")  # fmt: skip
     axes.stairs(counts * scale, edges, color=colour, lw=1.6)
-    axes.axhline(1, color=_GREY, lw=0.8)
+    axes.axhline(1, color=GREY, lw=0.8)
     axes.set(xlim=(0, 1), xticks=(0, 0.25, 0.5, 0.75), xlabel="PIT")
     axes.set_title(f"{_title(cell)}\nKS {test.ks:.3f} (p = {test.ks_p:.2g})", fontsize=10)

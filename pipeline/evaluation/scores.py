@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from pipeline import metrics, run
+from pipeline.evaluation.intervals import Bootstrap, certain, compare, estimate, number, over_seeds
+from pipeline.evaluation.methods import ranked
 from pipeline.evaluation.predictions import Prediction, Sample
 
 MEASURES = ("sigma_mad", "eta", "bias", "crps", "pit_spread")
@@ -28,14 +30,6 @@ class Cell:
 
     def __str__(self) -> str:
         return self.start if self.fraction is None else f"{self.start} {self.fraction:g}"
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are drawn: so many resamples, from this seed."""
-
-    number: int = 2000
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,7 @@ class Scored:
         if found["eta"]["low"] is not None:
             found["eta"]["low"] = max(found["eta"]["low"], 0.0)  # t knows no bounds
         if self.values[MEASURES.index("eta")] == 0:
-            high = 1 - ((1 - metrics.LEVEL) / 2) ** (1 / self.galaxies)
-            found["eta"] |= {"low": 0.0, "high": number(high)}
+            found["eta"] |= certain(0, self.galaxies)
         return found
 
 
@@ -77,6 +70,11 @@ def cells(sample: Sample) -> list[Cell]:
     if sample.ensemble is not None:
         found.append(Cell(ENSEMBLE, None, (0,), (sample.ensemble,)))
     return found
+
+
+def largest(chosen: list[Cell]) -> list[Cell]:
+    """Of each start the cell with the most labels: no choice that looks at the test galaxies."""
+    return list({cell.start: cell for cell in chosen}.values())
 
 
 def measure(sample: Sample, prediction: Prediction, rows: np.ndarray) -> np.ndarray:
@@ -95,7 +93,7 @@ def score(
     """Measures of cells over the galaxies `rows` (mask; all without it), drawn together.
 
     Each value is the mean over the seeds. Each draw takes galaxies with replacement, the same
-    ones from all cells, and adds what so few seeds leave unknown (`_over_seeds`), alike for cells
+    ones from all cells, and adds what so few seeds leave unknown (`over_seeds`), alike for cells
     that have the same seeds; so differences of draws are paired.
     """
     rows = np.ones(len(sample.galaxies), bool) if rows is None else rows
@@ -116,7 +114,7 @@ def score(
     for cell in chosen:
         last = first + len(cell.seeds)
         values = np.array([measure(sample, one, rows) for one in cell.predictions])
-        draws = _over_seeds(values, np.stack(by_run[first:last]), cell.seeds, how)
+        draws = over_seeds(values, np.stack(by_run[first:last]), cell.seeds, how)
         result.append(Scored(cell, int(rows.sum()), values.mean(axis=0), draws))
         first = last
     return result
@@ -130,39 +128,6 @@ def _of_residuals(dz: np.ndarray) -> tuple:
     return metrics.sigma_mad(dz), metrics.outlier_fraction(dz), metrics.bias(dz)
 
 
-def _over_seeds(
-    values: np.ndarray, draws: np.ndarray, seeds: tuple[int, ...], how: Bootstrap
-) -> np.ndarray:
-    """(seeds, 5) and their draws (seeds, 5, number) -> draws (5, number) of the mean of all seeds.
-
-    To the mean of a draw of galaxies comes an error of the mean over seeds: Student's t with
-    seeds - 1 degrees of freedom times its standard error. It is made of weights of the seeds
-    that follow from their numbers alone, so that of the difference of two cells with the same
-    seeds it is the t of the paired differences.
-    """
-    count = len(seeds)
-    if count == 1:
-        return draws[0]
-    random = np.random.default_rng([how.seed, how.number, *seeds])
-    weights = random.normal(0, 1 / np.sqrt(count * (count - 1)), (count, how.number))
-    weights /= np.sqrt(random.chisquare(count - 1, how.number) / (count - 1))
-    return draws.mean(axis=0) + (values - values.mean(axis=0)).T @ weights
-
-
-def estimate(value: float, draws: np.ndarray) -> dict[str, float | None]:
-    """value, low and high, ready for JSON: null where it cannot be known.
-
-    Draws that are all the same say nothing of how sure the value is.
-    """
-    low, high = metrics.interval(draws) if np.ptp(draws) > 0 else (np.nan, np.nan)
-    return {"value": number(value), "low": number(low), "high": number(high)}
-
-
-def number(value: float) -> float | None:
-    """A plain float of 6 significant digits; None where it is not finite."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
-
-
 def difference(first: Scored, second: Scored) -> dict[str, object]:
     """`first` minus `second`, measure by measure, from draws that were made together.
 
@@ -173,11 +138,7 @@ def difference(first: Scored, second: Scored) -> dict[str, object]:
     for at, name in enumerate(MEASURES):
         one, other = (_loss(name, scored.values[at]) for scored in (first, second))
         draws = _loss(name, first.draws[at]) - _loss(name, second.draws[at])
-        known = np.all(np.isfinite(draws)) and np.ptp(draws) > 0
-        measures[name] = estimate(one - other, draws) | {
-            "p": number(metrics.two_sided_p(draws)) if known else None,
-            "excludes_zero": bool(np.prod(metrics.interval(draws)) > 0) if known else None,
-        }
+        measures[name] = compare(one - other, draws)
     return {
         "of": str(first.cell), "minus": str(second.cell), "fraction": first.cell.fraction,
         "seeds": [len(first.cell.seeds), len(second.cell.seeds)], "galaxies": first.galaxies,
@@ -205,3 +166,62 @@ def differences(scored: Sequence[Scored]) -> list[dict]:
     ]
     pairs += [(one, each) for one in scored if one.cell.start == ENSEMBLE for each in most.values()]
     return [difference(*pair) for pair in pairs]
+
+
+def run_rows(sample: Sample) -> list[dict]:
+    """A row a model, the ensemble and the catalogue: its measures and the tests of its PIT."""
+    rows = [_run_row(sample, key._asdict(), one) for key, one in sample.runs.items()]
+    for start, prediction in ((ENSEMBLE, sample.ensemble), (CATALOGUE, sample.catalogue)):
+        if prediction is not None and np.isfinite(prediction.z_phot).any():
+            about = {"start": start, "fraction": None, "seed": None}
+            rows.append(_run_row(sample, about, prediction))
+    return rows
+
+
+def _run_row(sample: Sample, about: dict, prediction: Prediction) -> dict:
+    """Measures of one prediction, over the galaxies it has, and the tests of its PIT."""
+    rows = np.isfinite(prediction.z_phot)
+    values = map(number, measure(sample, prediction, rows))
+    pit = prediction.pit[rows]
+    tests = asdict(metrics.pit_uniformity(pit)) if np.all(np.isfinite(pit)) else {}
+    return {
+        **about,
+        **dict(zip(MEASURES, values, strict=True)),
+        **{f"pit_{name}": number(value) for name, value in tests.items()},
+    }
+
+
+def score_row(scored: Scored, labels: int) -> dict:
+    """A cell's row of metrics.json; `labels` are those of fraction 1."""
+    cell = scored.cell
+    return {
+        "start": cell.start,
+        "fraction": cell.fraction,
+        "labels": None if cell.fraction is None else round(cell.fraction * labels),
+        "seeds": list(cell.seeds) if cell.fraction is not None else [],
+        "galaxies": scored.galaxies,
+        "measures": scored.estimates(),
+    }
+
+
+def method_rows(
+    scored: Sequence[Scored], own: Sequence[Scored], theirs: Scored | None, labels: int
+) -> list[dict]:
+    """The table of all methods: each start with its most labels, the least sigma_mad first.
+
+    Args:
+        scored: cells on all galaxies.
+        own: the same on those that have a photo-z in the catalogue.
+        theirs: the catalogue on these; None where it knows none.
+        labels: labelled training galaxies at fraction 1.
+    """
+    most = list({one.cell.start: one for one in scored}.values())
+    shared = {one.cell.start: one for one in own}
+
+    def pair(first: Scored, second: Scored) -> dict:
+        if theirs is first or theirs is second:
+            first, second = (shared.get(one.cell.start, theirs) for one in (first, second))
+        return difference(first, second)
+
+    entries = [(score_row(one, labels), one) for one in [*most, *([theirs] if theirs else [])]]
+    return ranked(entries, MEASURES[0], "low", pair)
