@@ -20,6 +20,10 @@ from pipeline.run import UserError
 ROOT = Path(__file__).resolve().parent.parent
 NO_NETS = ("local_linear", "boosted_trees")
 """Starts of `train` that look at no image."""
+FROM_SCRATCH = ("supervised", "pasquet")
+"""Starts whose net has learnt nothing before."""
+OWN = ("encoder", "pretrain", "train", "embed", "morphology")
+"""Sections of which a method may have keys of its own."""
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -52,8 +56,19 @@ def checked(config: Mapping) -> dict:
     errors = sorted(_Validator(schema).iter_errors(expanded), key=lambda error: list(error.path))
     if errors:
         raise UserError(f"config: {_explain(errors[0])}")
+    for method, sections in expanded.get("methods", {}).items():
+        for section in sections:
+            merged = {**expanded, section: own(expanded, method, section)}
+            error = next(_Validator(schema).iter_errors(merged), None)
+            if error:
+                raise UserError(f"config: methods: {method}: {_explain(error)}")
     _check_photoz(expanded)
     return expanded
+
+
+def own(config: Mapping, method: str, section: str) -> dict:
+    """A section as it is for a method: with what `methods` has for it put over it."""
+    return {**config[section], **config.get("methods", {}).get(method, {}).get(section, {})}
 
 
 def _check_photoz(config: Mapping) -> None:
@@ -100,6 +115,8 @@ def _explain(error: ValidationError) -> str:
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
         return f"{where}the key {missing} is missing"
+    if "propertyNames" in error.schema_path:
+        return f"{where}{error.instance} is none of {', '.join(error.validator_value)}"
     said = error.schema.get("description", "").strip().split("\n")[0]
     if error.validator == "not":
         return f"{where}{error.instance!r} is not allowed; it is: {said}"
@@ -127,13 +144,27 @@ def flags(section: Mapping, leave_out: Iterable[str] = ()) -> str:
 def training_flags(train: Mapping, start: str, leave_out: Iterable[str] = ()) -> str:
     """The flags of `pipeline.train` that the config section `train` stands for, for a start.
 
-    What speaks of a pretrained encoder (its rate, whether it is frozen) is none of `supervised`,
-    and what speaks of a net none of the methods that have none.
+    What speaks of a pretrained encoder (its rate, whether it is frozen) is none of a net that
+    learns from scratch, and what speaks of a net none of the methods that have none.
     """
     if start in NO_NETS:
         return flags({key: train.get(key) for key in ("fractions", "label_seed")}, leave_out)
-    own = ["encoder_rate", "freeze"] if start == "supervised" else []
-    return flags(train, ["starts", "seeds", *own, *leave_out])
+    pretrained = ["encoder_rate", "freeze"] if start in FROM_SCRATCH else []
+    return flags(train, ["starts", "seeds", *pretrained, *leave_out])
+
+
+def type_flags(morphology: Mapping, start: str) -> str:
+    """The flags of `pipeline.train --task morphology` that a section stands for, for a start.
+
+    Of a net on images (`supervised`) those of its training, of a small net on vectors or on
+    principal components (`pca`) those of the small one.
+    """
+    small = [key for key in morphology if key.startswith("small_")]
+    common = ["counts", "label_seed", "threshold", "debiased", "least_votes", "select", "threads"]
+    if start == "supervised":
+        return flags(morphology, ["starts", "seeds", "input", "components", "kind", *small])
+    own_keys = {"pca": "components"}.get(start, "kind")
+    return flags({key: morphology.get(key) for key in (*common, *small, own_keys)})
 
 
 def sources(stage: str) -> list[str]:

@@ -127,5 +127,5 @@ def _epoch(net: SmallNet, optimiser, x: torch.Tensor, classes: torch.Tensor, bat
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        total += float(loss) * len(rows)
+        total += float(loss.detach()) * len(rows)
     return total / len(x)

@@ -6,7 +6,16 @@ from shlex import quote
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.run import UserError
-from pipeline.settings import NO_NETS, checked, flags, sources, training_flags
+from pipeline.settings import (
+    FROM_SCRATCH,
+    NO_NETS,
+    checked,
+    flags,
+    own,
+    sources,
+    training_flags,
+    type_flags,
+)
 
 # the package comes from here and, without --sdm, python is the one that runs Snakemake
 PATHS = f"export PYTHONPATH={quote(workflow.basedir)}; "
@@ -36,6 +45,8 @@ METHOD = config["pretrain"]["method"]
 STARTS = config["train"]["starts"]
 FRACTIONS = [f"{fraction:g}" for fraction in config["train"]["fractions"]]
 SEEDS = config["train"]["seeds"]
+MORPHOLOGY_STARTS = config["morphology"]["starts"]
+MORPHOLOGY_SEEDS = config["morphology"]["seeds"]
 # no params: how a training runs may change in the middle of it and reruns nothing
 TRAINING = flags(config["running"])
 APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
@@ -60,6 +71,7 @@ PRODUCTS = {
         "results/photoz/catalog.parquet",
     ],
     "search": [f"results/search/{METHOD}/{figure}.png" for figure in SEARCHED],
+    "morphology": ["results/evaluate/morphology/metrics.json"],
 }
 
 
@@ -116,10 +128,10 @@ def named(inputs, names):
 
 
 def start_encoder(wildcards):
-    """The encoder that a training starts from, or the catalogue; none for `supervised`."""
+    """The encoder that a training starts from, or the catalogue; none from scratch."""
     if wildcards.start in NO_NETS:
         return {"catalog": "results/catalog.parquet"}
-    if wildcards.start == "supervised":
+    if wildcards.start in FROM_SCRATCH:
         return {}
     return {"encoder": f"results/pretrain/{wildcards.start}/encoder.pt"}
 
@@ -129,7 +141,21 @@ def start_flags(wildcards, input):
     if wildcards.start in NO_NETS:
         method = flags({"magnitudes": wildcards.start})
         return f"{method} {named(input, ['catalog'])}"
-    return named(input, ["encoder"]) or flags(config["encoder"])
+    return named(input, ["encoder"]) or flags(own(config, wildcards.start, "encoder"))
+
+
+def type_vectors(wildcards):
+    """The vectors that a small net learns types from; none where it is given images."""
+    if wildcards.start in ("pca", "supervised"):
+        return {}
+    return {"vectors": f"results/embed/{wildcards.start}.h5"}
+
+
+def type_input(wildcards, input):
+    """The file of vectors, or how images are given."""
+    return named(input, ["vectors"]) or flags(
+        own(config, config["morphology"]["input"], "encoder")
+    )
 
 
 def ensemble(wildcards):

@@ -15,14 +15,16 @@ rule pretrain:
         "logs/pretrain/{method}.tsv"
     conda:
         "../../envs/learning.yaml"
-    threads: config["pretrain"]["threads"]
+    threads: lambda wildcards: own(config, wildcards.method, "pretrain")["threads"]
     resources:
         mem_mb=8000,
         runtime=2880,
         running=TRAINING,
     params:
-        encoder=flags(config["encoder"]),
-        options=flags(config["pretrain"], leave_out=["method"]),
+        encoder=lambda wildcards: flags(own(config, wildcards.method, "encoder")),
+        options=lambda wildcards: flags(
+            own(config, wildcards.method, "pretrain"), leave_out=["method"]
+        ),
     shell:
         "python -m pipeline.pretrain --dataset {input.dataset:q} --method {wildcards.method}"
         " {params.encoder} {params.options} {resources.running}"
@@ -37,28 +39,62 @@ rule train:
         code=sources("train"),
     output:
         expand(
-            "results/train/{{task}}/{{start}}/{fraction}-{{seed}}/{file}",
+            "results/train/photoz/{{start}}/{fraction}-{{seed}}/{file}",
             fraction=FRACTIONS,
             file=["model.pt", "predictions.parquet", "history.csv"],
         ),
     log:
-        "logs/train/{task}/{start}-{seed}.log",
+        "logs/train/photoz/{start}-{seed}.log",
     benchmark:
-        "logs/train/{task}/{start}-{seed}.tsv"
+        "logs/train/photoz/{start}-{seed}.tsv"
     conda:
         "../../envs/learning.yaml"
-    threads: config["train"]["threads"]
+    threads: lambda wildcards: own(config, wildcards.start, "train")["threads"]
     resources:
         mem_mb=8000,
         runtime=2880,
         running=TRAINING,
     params:
         start=start_flags,
-        options=lambda wildcards: training_flags(config["train"], wildcards.start),
+        options=lambda wildcards: training_flags(
+            own(config, wildcards.start, "train"), wildcards.start
+        ),
     shell:
-        "python -m pipeline.train --task {wildcards.task} --dataset {input.dataset:q}"
+        "python -m pipeline.train --task photoz --dataset {input.dataset:q}"
         " {params.start} {params.options} {resources.running} --seed {wildcards.seed}"
-        " --output results/train/{wildcards.task}/{wildcards.start} 2>&1 | tee {log}"
+        " --output results/train/photoz/{wildcards.start} 2>&1 | tee {log}"
+
+
+rule train_morphology:
+    input:
+        unpack(type_vectors),
+        dataset="results/dataset.json",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        catalog="results/catalog.parquet",
+        code=sources("train"),
+    output:
+        "results/train/morphology/{start}/predictions-{seed}.parquet",
+    log:
+        "logs/train/morphology/{start}-{seed}.log",
+    benchmark:
+        "logs/train/morphology/{start}-{seed}.tsv"
+    conda:
+        "../../envs/learning.yaml"
+    threads: lambda wildcards: own(config, wildcards.start, "morphology")["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        running=TRAINING,
+    params:
+        start=type_input,
+        options=lambda wildcards: type_flags(
+            own(config, wildcards.start, "morphology"), wildcards.start
+        ),
+    shell:
+        "python -m pipeline.train --task morphology --dataset {input.dataset:q}"
+        " --catalog {input.catalog:q} {params.start} {params.options} {resources.running}"
+        " --seed {wildcards.seed} --output results/train/morphology/{wildcards.start}"
+        " 2>&1 | tee {log}"
 
 
 rule embed:
@@ -73,13 +109,13 @@ rule embed:
         "logs/embed/{method}.log",
     conda:
         "../../envs/learning.yaml"
-    threads: config["embed"]["threads"]
+    threads: lambda wildcards: own(config, wildcards.method, "embed")["threads"]
     resources:
         mem_mb=4000,
         runtime=720,
         running=APPLYING,
     params:
-        options=flags(config["embed"]),
+        options=lambda wildcards: flags(own(config, wildcards.method, "embed")),
     shell:
         "python -m pipeline.embed --dataset {input.dataset:q} --encoder {input.encoder:q}"
         " {params.options} {resources.running} --output {output:q} 2>&1 | tee {log}"
