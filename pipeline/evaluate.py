@@ -1,7 +1,9 @@
-"""Predictions of all runs -> metrics with intervals, tables and figures of photo-z.
+"""Predictions of all runs -> metrics with intervals, tables and figures: photo-z, or types.
 
 python -m pipeline.evaluate --predictions results/train/photoz --catalog results/catalog.parquet
     --output results/evaluate/photoz
+python -m pipeline.evaluate --task morphology --predictions results/train/morphology
+    --output results/evaluate/morphology
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import metrics, run
-from pipeline.evaluation import figures, tables
+from pipeline.evaluation import figures, tables, type_figures, type_tables
 from pipeline.evaluation.bins import VARIABLES, scores_in_bins
 from pipeline.evaluation.efficiency import label_efficiency
 from pipeline.evaluation.intervals import Bootstrap
@@ -30,6 +32,8 @@ from pipeline.evaluation.scores import (
     score,
     score_row,
 )
+from pipeline.evaluation.type_scores import scores_of_types
+from pipeline.evaluation.types import TypeSample, read_types
 
 FORMAT, VERSION = "ugriz-evaluation", 1
 
@@ -97,13 +101,20 @@ def _with_catalogue(sample: Sample, scored: list[Scored], how: Bootstrap):
     return own, theirs
 
 
+def evaluate_types(sample: TypeSample, how: Bootstrap) -> dict:
+    """Score every classifier of early and late types: the content of metrics.json.
+
+    Keys, after format, version and task: those of `scores_of_types`. Measures are accuracy,
+    precision and recall, of early types, and roc_auc; null is what cannot be known.
+    """
+    about = {"format": FORMAT, "format_version": VERSION, "task": "morphology"}
+    return about | scores_of_types(sample, how)
+
+
 def write(sample: Sample, content: dict, folder: str | Path) -> None:
     """Write metrics.json, table.md, scores.csv and the figures to `folder`, each whole."""
     folder = Path(folder)
-    for name, text in (("table.md", tables.to_markdown(content)),
-                       ("scores.csv", tables.to_csv(content))):  # fmt: skip
-        with run.whole_file(folder / name) as part:
-            part.write_text(text)
+    _write_tables(tables.to_markdown(content), tables.to_csv(content), folder)
     shown = largest(cells(sample))
     if sample.has_catalogue.any():
         shown.append(Cell(CATALOGUE, None, (0,), (sample.catalogue,)))
@@ -115,37 +126,68 @@ def write(sample: Sample, content: dict, folder: str | Path) -> None:
     run.write_json(content, folder / "metrics.json")
 
 
+def write_types(sample: TypeSample, content: dict, folder: str | Path) -> None:
+    """As `write`, of types: metrics.json, table.md, scores.csv, counts.png and roc.png."""
+    folder = Path(folder)
+    _write_tables(type_tables.to_markdown(content), type_tables.to_csv(content), folder)
+    type_figures.counts(content, folder / "counts.png")
+    type_figures.roc_curves(sample, content, folder / "roc.png")
+    run.write_json(content, folder / "metrics.json")
+
+
+def _write_tables(markdown: str, csv: str, folder: Path) -> None:
+    for name, text in (("table.md", markdown), ("scores.csv", csv)):
+        with run.whole_file(folder / name) as part:
+            part.write_text(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate",
-        description="Score the photo-z of all runs on the test galaxies, with bootstrap "
+        description="Score the predictions of all runs on the test galaxies, with bootstrap "
         "intervals: metrics.json, table.md, scores.csv and figures.",
     )
     add = parser.add_argument
+    add("--task", choices=("photoz", "morphology"), default="photoz", help="photoz without it")
     add(
         "--predictions",
         nargs="+",
         required=True,
         metavar="PATH",
-        help="START/FRACTION-SEED/predictions.parquet of each run, or folders with such below",
+        help="START/FRACTION-SEED/predictions.parquet of each run (of morphology: "
+        "START/predictions-SEED.parquet), or folders with such below",
     )
-    add("--catalog", required=True, help="the catalogue, with its own photo-z")
-    add("--photoz", help="photo-z catalogue of an ensemble, another row of the table")
+    add("--catalog", help="photoz: the catalogue, with its own photo-z")
+    add("--photoz", help="photoz: catalogue of an ensemble, another row of the table")
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add("--bootstrap", type=int, default=2000, help="resamples behind an interval (2000)")
     add("--seed", type=int, default=0, help="seed of the resamples (0)")
     args = parser.parse_args(argv)
+    _check(args)
+    how = Bootstrap(args.bootstrap, args.seed)
+    if args.task == "morphology":
+        sample = read_types(args.predictions)
+        content, line = evaluate_types(sample, how), type_tables.one_line
+        write_types(sample, content, args.output)
+    else:
+        sample = read_sample(args.predictions, args.catalog, args.photoz)
+        content, line = evaluate(sample, how), tables.one_line
+        write(sample, content, args.output)
+    run.write_provenance(args.output, predictions=len(sample.runs))
+    for row in content["scores"]:
+        run.log.info("evaluate: %s", line(row))
+
+
+def _check(args: argparse.Namespace) -> None:
     if args.bootstrap < 100:
         raise run.UserError(f"--bootstrap {args.bootstrap}: an interval needs 100 at least")
     if args.seed < 0:
         raise run.UserError(f"--seed {args.seed}: must be 0 or more")
-    sample = read_sample(args.predictions, args.catalog, args.photoz)
-    content = evaluate(sample, Bootstrap(args.bootstrap, args.seed))
-    write(sample, content, args.output)
-    run.write_provenance(args.output, predictions=len(sample.runs))
-    for row in content["scores"]:
-        run.log.info("evaluate: %s", tables.one_line(row))
+    if args.task == "photoz" and not args.catalog:
+        raise run.UserError("--task photoz needs --catalog, results/catalog.parquet")
+    if args.task == "morphology" and (args.catalog or args.photoz):
+        raise run.UserError("--task morphology takes neither --catalog nor --photoz; leave it out")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_predictions import make_catalog, write_run, write_runs
+from small_types import STARTS, truth, write_types
 
 from pipeline import evaluate
 from pipeline.evaluation.intervals import Bootstrap
 from pipeline.evaluation.predictions import read_sample
 from pipeline.run import UserError
 
+TYPES = ("--task", "morphology", "--predictions")
 FIGURES = ("fig2", "redshifts", "residuals", "residuals-sky", "pit")
 
 
@@ -155,3 +157,94 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(made, more, text)
     with pytest.raises(UserError, match=text):
         evaluated(folder, paths, *more, output="refused")
     assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--predictions", "train"), "--task photoz needs --catalog, results/catalog.parquet"),
+        ((*TYPES, "train", "--catalog", "c.parquet"), "takes neither --catalog nor --photoz"),
+        ((*TYPES, "nowhere.parquet"), "nowhere.parquet: its path names no run"),
+        ((*TYPES, "train", "--bootstrap", "9"), "--bootstrap 9: an interval needs 100 at least"),
+    ],
+)
+def test_flags_that_do_not_fit_a_task_are_refused_in_one_line(tmp_path, arguments, text):
+    with pytest.raises(UserError, match=text) as caught:
+        evaluate.main([*arguments, "--output", str(tmp_path / "refused")])
+    assert "\n" not in str(caught.value) and not (tmp_path / "refused").exists()
+
+
+def types_evaluated(folder, paths, output="out"):
+    evaluate.main(
+        [*TYPES, *map(str, paths), "--output", str(folder / output), "--bootstrap", "200"]
+    )
+    return json.loads((folder / output / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory):
+    """90 test galaxies, four starts, three numbers of labels: (folder, files, metrics.json)."""
+    folder = tmp_path_factory.mktemp("types")
+    paths = [write_types(folder / "train", truth(90), start) for start in STARTS]
+    return folder, paths, types_evaluated(folder, [folder / "train"])
+
+
+def test_types_have_the_format_and_its_keys(typed):
+    content = typed[2]
+    assert list(content) == [
+        "format", "format_version", "task", "test_galaxies", "positive", "threshold", "bootstrap",
+        "scores", "differences", "methods",
+    ]  # fmt: skip
+    assert content["format"] == "ugriz-evaluation" and content["task"] == "morphology"
+    early = int(truth(90)["early"].sum())
+    assert content["test_galaxies"] == {
+        "compared": 90, "early": early, "late": 90 - early, "predicted": 90,
+    }  # fmt: skip
+    assert content["positive"] == "early" and len(content["scores"]) == 12
+    assert len(content["differences"]) == 18 and len(content["methods"]) == 4
+
+
+def test_tables_of_types_say_what_the_numbers_are(typed):
+    folder, _, content = typed
+    text = (folder / "out" / "table.md").read_text()
+    assert "90 test galaxies compared: " in text and "early types, the positive class" in text
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "## All methods, most labels", "## All numbers of labels", "## Paired differences",
+    ]  # fmt: skip
+    best = content["methods"][0]
+    assert f"\n| {best['start']} | 1000 | 1 | 90 | " in text
+    one = best["measures"]["roc_auc"]
+    assert f"{one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] | – |" in text
+    rows = list(csv.DictReader((folder / "out" / "scores.csv").open()))
+    assert len(rows) == 12 and (rows[0]["start"], rows[0]["labels"]) == ("supervised", "100")
+    assert float(rows[0]["recall_low"]) == content["scores"][0]["measures"]["recall"]["low"]
+
+
+def test_what_of_types_cannot_be_known_is_a_dash_and_an_empty_field(tmp_path):
+    path = write_types(tmp_path / "train", truth(60), "moco", labels=(100,))
+    table = pd.read_parquet(path)
+    table.assign(p_early=table["p_early"] / 3).to_parquet(path, index=False)
+    content = types_evaluated(tmp_path, [path])
+    assert content["scores"][0]["measures"]["precision"] == dict.fromkeys(("value", "low", "high"))
+    assert " | – | 0.0000 [0.0000, " in (tmp_path / "out" / "table.md").read_text()
+    (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").open())
+    assert row["precision"] == row["precision_low"] == "" and row["recall"] == "0.0"
+
+
+def test_the_same_types_give_the_same_bytes(typed):
+    folder, paths, _ = typed
+    types_evaluated(folder, paths[::-1], "again")
+    first, second = contents(folder / "out"), contents(folder / "again")
+    assert first == second
+    assert sorted(first) == ["counts.png", "metrics.json", "roc.png", "scores.csv", "table.md"]
+
+
+def test_what_is_not_test_changes_no_type(typed, tmp_path):
+    folder, _, content = typed
+    shutil.copytree(folder / "train", tmp_path / "train")
+    for path in (tmp_path / "train").rglob("*.parquet"):
+        table = pd.read_parquet(path)
+        table.loc[table["split"] == "valid", "p_early"] = 9.0
+        table.to_parquet(path, index=False)
+    assert types_evaluated(tmp_path, [tmp_path / "train"]) == content

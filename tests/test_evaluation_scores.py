@@ -206,9 +206,8 @@ def test_methods_are_compared_with_the_catalogue_where_it_knows(sample, scored, 
     cell = Cell("catalogue", None, (0,), (theirs,))
     *own, theirs = score(sample, [*cells(sample), cell], HOW, known)
     rows = {row["start"]: row for row in method_rows(scored, own, theirs, 240)}
-    assert [rows[name]["galaxies"] for name in ("moco", "supervised", "catalogue")] == [200] * 2 + [
-        150
-    ]
+    galaxies = {name: row["galaxies"] for name, row in rows.items()}
+    assert galaxies == {"moco": 200, "supervised": 200, "catalogue": 150}
     row = rows["moco" if error < 1 else "catalogue"]["minus_best"]
     assert row["galaxies"] == 150
     if error < 1:
@@ -216,9 +215,7 @@ def test_methods_are_compared_with_the_catalogue_where_it_knows(sample, scored, 
         exact = difference(by_name(own)["moco 1"], theirs)
     else:
         exact = difference(theirs, by_name(own)[row["minus"]])
-    assert {key: row[key] for key in exact["measures"]["sigma_mad"]} == exact["measures"][
-        "sigma_mad"
-    ]
+    assert row.items() >= exact["measures"]["sigma_mad"].items()
 
 
 @pytest.mark.parametrize(

@@ -101,18 +101,7 @@ def read_sample(
         tables[key] = _read_test(path)
     ensemble = None if photoz is None else _read_ensemble(Path(photoz))
     every = [*tables.values(), *([] if ensemble is None else [ensemble])]
-    common = every[0].index
-    for table in every[1:]:
-        common = common.intersection(table.index)
-    predicted = len(np.unique(np.concatenate([table.index for table in every])))
-    if not len(common):
-        raise run.UserError("the runs have no test galaxy in common: they are of other data sets")
-    if len(common) < predicted:
-        run.log.warning(
-            "evaluate: runs differ in their test galaxies: %d of %d are in all, and compared",
-            len(common), predicted,
-        )  # fmt: skip
-    common = common.sort_values()
+    common, predicted = in_common([table.index for table in every])
     tables = {key: table.loc[common] for key, table in sorted(tables.items())}
     z = _one_redshift(tables)
     galaxies, catalogue, labels, test = _read_galaxies(catalog, common, z)
@@ -128,22 +117,48 @@ def read_sample(
     )
 
 
-def prediction_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files among `paths`, and the predictions.parquet below those that are folders."""
+def in_common(indexes: Sequence[pd.Index]) -> tuple[pd.Index, int]:
+    """(the galaxies that are in all, rising; how many are in any), with a warning if they differ.
+
+    Raises:
+        UserError: none is in all.
+    """
+    common = indexes[0]
+    for index in indexes[1:]:
+        common = common.intersection(index)
+    predicted = len(np.unique(np.concatenate(list(indexes))))
+    if not len(common):
+        raise run.UserError("the runs have no test galaxy in common: they are of other data sets")
+    if len(common) < predicted:
+        run.log.warning(
+            "evaluate: runs differ in their test galaxies: %d of %d are in all, and compared",
+            len(common), predicted,
+        )  # fmt: skip
+    return common.sort_values(), predicted
+
+
+def prediction_files(
+    paths: Sequence[str | Path], name: str = "predictions.parquet", how: str = "run the rule train"
+) -> list[Path]:
+    """The files among `paths`, and those called `name` (a glob) below those that are folders.
+
+    Raises:
+        UserError: there are none; it says `how` to make them.
+    """
     found = []
     for path in map(Path, paths):
-        below = _below(path) if path.is_dir() else [path]
+        below = _below(path, name) if path.is_dir() else [path]
         if not below:
-            raise run.UserError(f"{path}: no predictions.parquet below it; run the rule train")
+            raise run.UserError(f"{path}: no {name} below it; {how}")
         found += below
     if not found:
         raise run.UserError("no predictions to evaluate; give --predictions")
     return found
 
 
-def _below(folder: Path) -> list[Path]:
-    """The predictions.parquet in a folder, but those of trainings that are not done (hidden)."""
-    found = sorted(folder.glob("**/predictions.parquet"))
+def _below(folder: Path, name: str) -> list[Path]:
+    """The files `name` in a folder, but those of trainings that are not done (hidden)."""
+    found = sorted(folder.glob(f"**/{name}"))
     hidden = (any(part.startswith(".") for part in path.relative_to(folder).parts)
               for path in found)  # fmt: skip
     return [path for path, skip in zip(found, hidden, strict=True) if not skip]
@@ -161,8 +176,12 @@ def run_of(path: Path) -> Run:
         ) from None
 
 
-def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Some columns of the test galaxies of a file."""
+def read_test_rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Some columns of the test galaxies of a predictions file, nullable.
+
+    Raises:
+        UserError: it is not there or no Parquet, or a column is missing.
+    """
     try:
         missing = [name for name in columns if name not in pq.read_schema(path).names]
         if missing:
@@ -182,7 +201,7 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _read_test(path: Path) -> pd.DataFrame:
     """The test rows of a predictions file, by objID, all their numbers finite."""
-    table = _read_parquet(path, COLUMNS)
+    table = read_test_rows(path, COLUMNS)
     if table.empty:
         raise run.UserError(f"{path}: no test galaxy is in it; look at the catalogue's split")
     found = _by_objid(path, table, COLUMNS[2:])
@@ -207,7 +226,7 @@ def _by_objid(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> pd.Dat
 
 def _read_ensemble(path: Path) -> pd.DataFrame:
     """Test rows of a photo-z catalogue; CRPS and PIT from its PDFs."""
-    table = _read_parquet(path, ("objID", "split", "z", "z_phot", "pdf"))
+    table = read_test_rows(path, ("objID", "split", "z", "z_phot", "pdf"))
     table = table[table["z"].notna().to_numpy(dtype=bool)]
     if table.empty:
         raise run.UserError(f"{path}: no test galaxy is in it; make it from the same dataset")
