@@ -150,7 +150,7 @@ def test_spoilt_predictions_are_refused_in_one_line(made, edit, text):
 def test_what_is_missing_is_named(made):
     folder, paths = made
     (folder / "empty").mkdir()
-    assert "no predictions-*.parquet below it; train on morphology" in refused([folder / "empty"])
+    assert "no predictions-*.parquet below it; run the rule train_m" in refused([folder / "empty"])
     assert "no such file" in refused([folder / "moco" / "predictions-9.parquet"])
     assert "no predictions to evaluate" in refused([])
     assert "moco with seed 0 is given twice" in refused([*paths, paths[0]])

@@ -30,18 +30,29 @@ def counts(content: dict, path: str | Path) -> None:
     rows = content["scores"]
     looks = look_of([row["start"] for row in rows])
     starts = list(dict.fromkeys(row["start"] for row in rows))
+    labels = sorted({row["labels"] for row in rows})
+    apart = max(labels[-1] / labels[0], 10) ** 0.015
     with drawing.figure(path, 9, 6.6) as figure:
         grid = figure.subplots(2, 2, sharex=True)
         for axes, (name, title) in zip(grid.flat, _TITLES.items(), strict=True):
             for at, start in enumerate(starts):
                 here = [row for row in rows if row["start"] == start]
-                x = np.array([row["labels"] for row in here]) * beside(at, len(starts), 1.035)
+                x = np.array([row["labels"] for row in here]) * beside(at, len(starts), apart)
                 points(axes, x, [row["measures"][name] for row in here], start, looks[start])
             axes.set_ylabel(title)
-        _label_axis(grid[0, 0], sorted({row["labels"] for row in rows}))
+            if all(row["measures"][name]["value"] is None for row in rows):
+                _say_nothing(axes)
+        _label_axis(grid[0, 0], labels)
         for axes in grid[1]:
             axes.set_xlabel("labelled galaxies learnt from")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), **ABOVE)
+
+
+def _say_nothing(axes) -> None:
+    axes.text(0.5, 0.5, "not defined:\na net calls no galaxy early", ha="center", va="center",
+              transform=axes.transAxes, color=GREY)  # fmt: skip
+    axes.set(yticks=[])
+    axes.grid(False)
 
 
 def _label_axis(axes, labels: list[int]) -> None:

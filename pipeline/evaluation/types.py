@@ -17,7 +17,7 @@ from pipeline.evaluation.predictions import in_common, prediction_files, read_te
 COLUMNS = ("objID", "split", "labels", "early", "p_early")
 FILES = "predictions-*.parquet"
 _NAME = re.compile(r"predictions-(?P<seed>\d+)\.parquet")
-_AGAIN = "train on morphology again"
+_AGAIN = "run the rule train_morphology again"
 
 
 class TypeRun(NamedTuple):
@@ -61,7 +61,7 @@ def read_types(predictions: Sequence[str | Path]) -> TypeSample:
             without a member.
     """
     files: dict[tuple[str, int], Path] = {}
-    for path in prediction_files(predictions, FILES, "train on morphology first"):
+    for path in prediction_files(predictions, FILES, "run the rule train_morphology"):
         key = run_of(path)
         if key in files:
             raise run.UserError(

@@ -35,7 +35,7 @@ rule evaluate:
     input:
         unpack(ensemble),
         predictions=expand(
-            "results/train/{{task}}/{start}/{fraction}-{seed}/predictions.parquet",
+            "results/train/photoz/{start}/{fraction}-{seed}/predictions.parquet",
             start=STARTS,
             fraction=FRACTIONS,
             seed=SEEDS,
@@ -43,20 +43,20 @@ rule evaluate:
         catalog="results/catalog.parquet",
         code=sources("evaluate"),
     output:
-        metrics="results/evaluate/{task}/metrics.json",
-        scores="results/evaluate/{task}/scores.csv",
+        metrics="results/evaluate/photoz/metrics.json",
+        scores="results/evaluate/photoz/scores.csv",
         table=report(
-            "results/evaluate/{task}/table.md",
+            "results/evaluate/photoz/table.md",
             caption="../report/evaluate.rst",
             category="Redshifts",
         ),
         figures=report(
-            expand("results/evaluate/{{task}}/{figure}.png", figure=EVALUATED),
+            expand("results/evaluate/photoz/{figure}.png", figure=EVALUATED),
             caption="../report/evaluate.rst",
             category="Redshifts",
         ),
     log:
-        "logs/evaluate/{task}.log",
+        "logs/evaluate/photoz.log",
     conda:
         "../../envs/learning.yaml"
     resources:
@@ -68,4 +68,42 @@ rule evaluate:
     shell:
         "python -m pipeline.evaluate --predictions {input.predictions:q}"
         " --catalog {input.catalog:q} {params.photoz} {params.options}"
-        " --output results/evaluate/{wildcards.task} 2>&1 | tee {log}"
+        " --output results/evaluate/photoz 2>&1 | tee {log}"
+
+
+rule evaluate_morphology:
+    input:
+        predictions=expand(
+            "results/train/morphology/{start}/predictions-{seed}.parquet",
+            start=MORPHOLOGY_STARTS,
+            seed=MORPHOLOGY_SEEDS,
+        ),
+        code=sources("evaluate"),
+    output:
+        metrics="results/evaluate/morphology/metrics.json",
+        scores="results/evaluate/morphology/scores.csv",
+        table=report(
+            "results/evaluate/morphology/table.md",
+            caption="../report/morphology.rst",
+            category="Morphology",
+        ),
+        figures=report(
+            expand(
+                "results/evaluate/morphology/{figure}.png", figure=["counts", "roc"]
+            ),
+            caption="../report/morphology.rst",
+            category="Morphology",
+        ),
+    log:
+        "logs/evaluate/morphology.log",
+    conda:
+        "../../envs/learning.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        options=flags(config["evaluate"]),
+    shell:
+        "python -m pipeline.evaluate --task morphology"
+        " --predictions {input.predictions:q} {params.options}"
+        " --output results/evaluate/morphology 2>&1 | tee {log}"
