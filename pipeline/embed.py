@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         "encoder_sha256": run.sha256(args.encoder), "net": encoder.spec.net,
         "crop": encoder.spec.crop, "deredden": args.deredden, "turns": args.turns,
     }  # fmt: skip
+    if args.dataset:  # loose files have no name that lasts
+        attrs["data"] = images.digest
     with run.whole_file(args.output) as part:
         write_vectors(
             images, encoder, head, part, args.dtype, attrs,

@@ -100,7 +100,7 @@ class Settings:
         if labels < least:
             raise UserError(
                 f"{labels} labels, but batch normalisation in {self.groups} groups needs {least}; "
-                "give a larger fraction or fewer groups"
+                "give more labels or fewer groups"
             )
         batch = min(self.batch, labels) // self.groups * self.groups
         if batch < 2 * self.groups:
