@@ -42,7 +42,7 @@ def test_the_embedded_config_is_right_and_every_key_of_it_described(config):
     schema = yaml.safe_load(settings.SCHEMA.read_text())
     assert settings.checked(config) == config
     for name, section in config.items():
-        if not isinstance(section, dict):
+        if not isinstance(section, dict) or name == "methods":
             continue
         properties = schema["properties"][name]["properties"]
         assert set(section) <= set(properties)
@@ -89,6 +89,13 @@ def test_the_rehearsal_sets_all_numbers_of_learning_that_the_real_thing_sets():
         (("train", "label_seed"), 1 << 32, "train: label_seed: 4294967296 is greater than the max"),
         (("train", "seeds"), [1 << 32], "train: seeds: 0: 4294967296 is greater than the maximum"),
         (("frames", "root"), None, "frames: root: None is not of type 'string'"),
+        (("methods", "simlcr"), {}, "methods: simlcr is none of supervised, moco, simclr, pasquet"),
+        (("methods", "moco", "search"), {}, "methods: moco: search is none of encoder, pretrain"),
+        (("methods", "moco", "encoder"), {"nett": 1}, "moco: encoder: unknown key nett; did you"),
+        (("methods", "moco", "train"), {"lr": -1}, "methods: moco: train: lr: -1 is less than"),
+        (("methods", "moco", "train"), 3, "methods: moco: train: 3 is not of type 'object'"),
+        (("morphology", "threshold"), 1.0, "threshold: 1.0 is greater than or equal to the maxim"),
+        (("morphology", "starts"), ["pasquet"], "morphology: starts: 0: 'pasquet' is not one of"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(config, path, value, says):
@@ -97,6 +104,27 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_the_key(config, path, 
         settings.checked(config)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_method_has_its_own_keys_over_those_of_the_section(config):
+    put(config, ("methods", "moco", "train"), {"lr": 0.5})
+    merged = settings.own(settings.checked(config), "moco", "train")
+    assert merged == config["train"] | {"lr": 0.5}
+    assert settings.own(config, "supervised", "train") == config["train"]
+
+
+def test_each_start_of_morphology_is_given_its_own_flags_alone(config):
+    words = {
+        start: shlex.split(settings.type_flags(config["morphology"], start))
+        for start in ("simclr", "pca", "supervised")
+    }
+    for start, has, has_not in (
+        ("simclr", "--kind", "--components"),
+        ("pca", "--components", "--kind"),
+        ("supervised", "--steps", "--small-lr"),
+    ):
+        assert {"--counts", "--threshold", "--threads", has} <= set(words[start])
+        assert has_not not in words[start]
 
 
 @pytest.mark.parametrize(
