@@ -67,8 +67,11 @@ def test_the_rehearsal_sets_all_numbers_of_learning_that_the_real_thing_sets():
         yaml.safe_load((ROOT / "surveys" / f"{name}.yaml").read_text())
         for name in ("sdss-dr12", "rehearsal")
     )
-    for section in ("encoder", "pretrain", "train", "running"):
+    for section in ("encoder", "pretrain", "train", "morphology", "running"):
         assert set(real[section]) <= set(rehearsal[section]), section
+    for method, sections in real["methods"].items():
+        for section, keys in sections.items():
+            assert set(keys) <= set(rehearsal["methods"][method][section]), (method, section)
 
 
 @pytest.mark.parametrize(
