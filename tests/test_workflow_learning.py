@@ -25,6 +25,14 @@ OVERLAY = {
         "probe_every": 0,
     },
     "train": {"fractions": [0.5, 1], "seeds": [0], "steps": STEPS, "batch": 8, "check_every": 1},
+    "morphology": {
+        "counts": [8, 16, 3000], "components": 4, "small_epochs": 20, "steps": 10, "batch": 8,
+        "check_every": 5,
+    },
+    "methods": {"simclr": {
+        "encoder": {"width": 0.05}, "pretrain": {"steps": 5, "batch": 8, "probe_every": 0},
+    }},
+    "goals": ["redshifts", "search", "morphology"],
     "evaluate": {"bootstrap": 100},
     "running": {"device": "cpu"},
 }  # fmt: skip
@@ -32,12 +40,14 @@ KEPT = OVERLAY | {"running": OVERLAY["running"] | {"checkpoint_minutes": 1e-6}}
 """A state after every step, so that a killed run is taken up in the middle."""
 STARTS = ("supervised", "moco", "local_linear", "boosted_trees")
 FRACTIONS = ("0.5", "1")
+TYPE_STARTS = ("simclr", "moco", "pca", "supervised")
+TYPES = {"train_morphology", "evaluate_morphology"}
 FOLLOW = {
-    "pretrain": {"pretrain", "train", "photoz", "evaluate", "embed", "search"},
-    "train": {"train", "photoz", "evaluate"},
+    "pretrain": {"pretrain", "train", "photoz", "evaluate", "embed", "search", *TYPES},
+    "train": {"train", "photoz", "evaluate", *TYPES},
     "photoz": {"photoz"},
-    "evaluate": {"evaluate"},
-    "embed": {"embed", "search"},
+    "evaluate": {"evaluate", "evaluate_morphology"},
+    "embed": {"embed", "search", *TYPES},
     "search": {"search"},
 }
 """The rules that run again where a rule does; one model is no ensemble for evaluate."""
@@ -48,10 +58,16 @@ MODELS = [
     for fraction in FRACTIONS
     for file in ("model.pt", "predictions.parquet", "history.csv")
 ]
+TYPED = [
+    "results/pretrain/simclr/encoder.pt", "results/embed/simclr.h5",
+    *(f"results/train/morphology/{start}/predictions-0.parquet" for start in TYPE_STARTS),
+    *(f"results/evaluate/morphology/{name}" for name in ("metrics.json", "scores.csv", "table.md")),
+]  # fmt: skip
 FIGURES = [
     *(f"results/evaluate/photoz/{name}.png"
       for name in ("fig2", "redshifts", "residuals", "residuals-sky", "pit")),
     "results/search/moco/gallery.png", "results/search/moco/outliers.png",
+    "results/evaluate/morphology/counts.png", "results/evaluate/morphology/roc.png",
 ]  # fmt: skip
 OTHERS = [
     "results/photoz/catalog.parquet", "results/embed/moco.h5",
@@ -81,7 +97,8 @@ def rules_to_rerun(house: Path, folder: Path, overlay: dict = OVERLAY) -> set[st
 
 def test_what_speaks_of_an_encoder_is_none_of_the_supervised_net(house, tmp_path):
     """Else the net from scratch would learn at a tenth of its rate, or not at all."""
-    tuned = {"train": {**OVERLAY["train"], "encoder_rate": 0.1, "freeze": True}}
+    tuned = {"train": {**OVERLAY["train"], "encoder_rate": 0.1, "freeze": True},
+             "goals": ["redshifts"]}  # fmt: skip
     plan = small_workflow.snakemake(house, tmp_path, "-n", "-p", "--cores", "2",
                                     overlay={**OVERLAY, **tuned})  # fmt: skip
     assert plan.returncode == 0, plan.stderr
@@ -100,7 +117,7 @@ def test_what_speaks_of_an_encoder_is_none_of_the_supervised_net(house, tmp_path
 def test_a_run_ends_in_every_product(survey):
     missing = [
         name
-        for name in (*ENCODER, *MODELS, *OTHERS, *FIGURES)
+        for name in (*ENCODER, *MODELS, *OTHERS, *TYPED, *FIGURES)
         if not (survey / name).is_file() or not (survey / name).stat().st_size
     ]
     assert not missing
@@ -112,6 +129,15 @@ def test_the_table_has_every_system(survey):
     trained = {(start, float(fraction), 0) for start in STARTS for fraction in FRACTIONS}
     assert runs == trained | {("catalogue", None, None)}, "one model is no ensemble"
     assert metrics["test_galaxies"]["predicted"] == metrics["test_galaxies"]["test"] > 0
+
+
+def test_types_are_told_by_every_system_from_the_counts_that_there_are(survey):
+    metrics = json.loads((survey / "results/evaluate/morphology/metrics.json").read_text())
+    rows = {(row["start"], row["labels"]) for row in metrics["scores"]}
+    assert rows == {(start, count) for start in TYPE_STARTS for count in (8, 16)}
+    assert {row["start"] for row in metrics["methods"]} == set(TYPE_STARTS)
+    told = (survey / "logs/train/morphology/pca-0.log").read_text()
+    assert "counts 3000 are left out" in told
 
 
 def test_every_stamp_has_a_redshift_and_vectors(survey):
@@ -147,7 +173,8 @@ def test_an_edit_reruns_the_rules_that_import_the_module_and_what_follows(house,
     ("section", "values", "expected"),
     [
         ("running", {"device": "auto", "checkpoint_minutes": 7, "workers": 1}, set()),
-        ("train", {"steps": STEPS + 1}, FOLLOW["train"]),
+        ("train", {"steps": STEPS + 1}, FOLLOW["train"] - TYPES),
+        ("morphology", {"steps": 11}, TYPES),
         ("photoz", {"turns": 1}, FOLLOW["photoz"]),
         ("search", {"k": 5}, FOLLOW["search"]),
     ],
