@@ -16,7 +16,7 @@ from pipeline.run import UserError
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = [
     "simulate", "query", "catalog", "frames", "cutouts", "dataset", "pictures", "export",
-    "pretrain", "train", "photoz", "embed", "search", "evaluate",
+    "pretrain", "train", "photoz", "embed", "search", "atlas", "evaluate",
 ]  # fmt: skip
 
 NO_FLAGS = {
