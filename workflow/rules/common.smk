@@ -47,6 +47,8 @@ FRACTIONS = [f"{fraction:g}" for fraction in config["train"]["fractions"]]
 SEEDS = config["train"]["seeds"]
 MORPHOLOGY_STARTS = config["morphology"]["starts"]
 MORPHOLOGY_SEEDS = config["morphology"]["seeds"]
+VOTES = ["threshold", "debiased", "least_votes"]
+VOTES = flags({key: config["morphology"].get(key) for key in VOTES})
 # no params: how a training runs may change in the middle of it and reruns nothing
 TRAINING = flags(config["running"])
 APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
@@ -72,6 +74,7 @@ PRODUCTS = {
     ],
     "search": [f"results/search/{METHOD}/{figure}.png" for figure in SEARCHED],
     "morphology": ["results/evaluate/morphology/metrics.json"],
+    "atlas": f"results/atlas/{METHOD}/atlas.html",
 }
 
 

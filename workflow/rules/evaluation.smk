@@ -31,6 +31,42 @@ rule search:
         " {params.options} --output results/search/{wildcards.method} 2>&1 | tee {log}"
 
 
+rule atlas:
+    input:
+        vectors="results/embed/{method}.h5",
+        dataset="results/dataset.json",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        catalog="results/catalog.parquet",
+        code=sources("atlas"),
+    output:
+        table="results/atlas/{method}/atlas.parquet",
+        figure=report(
+            "results/atlas/{method}/atlas.png",
+            caption="../report/atlas.rst",
+            category="Atlas",
+        ),
+        page=report(
+            "results/atlas/{method}/atlas.html",
+            caption="../report/atlas.rst",
+            category="Atlas",
+        ),
+    log:
+        "logs/atlas/{method}.log",
+    conda:
+        "../../envs/learning.yaml"
+    resources:
+        # as for search
+        mem_mb=20000 if config["atlas"].get("vectors") == "pooled" else 8000,
+        runtime=720,
+    params:
+        options=flags(config["atlas"]),
+        votes=VOTES,
+    shell:
+        "python -m pipeline.atlas --embed {input.vectors:q} --dataset {input.dataset:q}"
+        " --catalog {input.catalog:q} {params.options} {params.votes}"
+        " --output results/atlas/{wildcards.method} 2>&1 | tee {log}"
+
+
 rule evaluate:
     input:
         unpack(ensemble),
