@@ -54,7 +54,7 @@ def draw(table: pd.DataFrame, title: str, subtitle: str) -> Figure:
     count = len(QUANTITIES) + has_types(table)
     figure = Figure(figsize=(4.6 * count, 5.5), dpi=150)
     axes = figure.subplots(1, count, squeeze=False)[0]
-    size = float(np.clip(2.4e4 / len(table), 1.5, 24))
+    size = float(np.clip(3e4 / len(table), 1.5, 24))
     for axis in axes:
         axis.set(aspect="equal", xticks=[], yticks=[])
         axis.spines[:].set(color="0.75")
@@ -73,8 +73,8 @@ def _types(axis: Axes, table: pd.DataFrame, size: float) -> None:
     _unknown(axis, table[unknown], "type unknown", size)
     for name, (colour, marker) in TYPES.items():
         some = table[table["type"] == name]
-        axis.scatter(some["x"], some["y"], 1.3 * size, colour, _MARKERS[marker], linewidths=0,
-                     alpha=0.7, label=f"{name} ({len(some)})")  # fmt: skip
+        axis.scatter(some["x"], some["y"], 1.3 * size, colour, marker=_MARKERS[marker],
+                     linewidths=0, alpha=0.7, label=f"{name} ({len(some)})")  # fmt: skip
     axis.set_title("type (votes of Galaxy Zoo)", fontsize=10)
     _legend(axis)
 

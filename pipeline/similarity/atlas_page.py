@@ -42,7 +42,7 @@ _SELECTED = 24
 """Stamps at most below the map."""
 _LARGE, _SMALL = 8, 4
 """Points with a stamp and without, in pixels."""
-_CARD = """<div style="display:flex;gap:8px;align-items:center;font:12px sans-serif">
+_CARD = """<div style="display:flex;gap:8px;align-items:center;margin:3px 0;font:12px sans-serif">
 <img src="data:image/jpeg;base64,@stamp" alt="stamp" width="144" height="144">
 <div><b>@objID</b><br>@place<br>@words<br>@type<br>@split</div></div>"""
 _SHEET = """

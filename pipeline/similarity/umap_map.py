@@ -76,9 +76,10 @@ def _umap(unit: np.ndarray, rows: np.ndarray, apart: np.ndarray, how: Projection
     import umap
     from threadpoolctl import threadpool_limits
 
+    init = "spectral" if len(unit) > 3 else "random"  # fewer have too few eigenvectors
     model = umap.UMAP(
         n_neighbors=how.neighbours, min_dist=how.min_dist, metric="cosine",
-        random_state=how.seed, n_jobs=1, precomputed_knn=(rows, apart),
+        init=init, random_state=how.seed, n_jobs=1, precomputed_knn=(rows, apart),
     )  # fmt: skip
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
