@@ -32,7 +32,8 @@ OVERLAY = {
     "methods": {"simclr": {
         "encoder": {"width": 0.05}, "pretrain": {"steps": 5, "batch": 8, "probe_every": 0},
     }},
-    "goals": ["redshifts", "search", "morphology"],
+    "atlas": {"neighbours": 5, "stamps": 20},
+    "goals": ["redshifts", "search", "morphology", "atlas"],
     "evaluate": {"bootstrap": 100},
     "running": {"device": "cpu"},
 }  # fmt: skip
@@ -42,13 +43,15 @@ STARTS = ("supervised", "moco", "local_linear", "boosted_trees")
 FRACTIONS = ("0.5", "1")
 TYPE_STARTS = ("simclr", "moco", "pca", "supervised")
 TYPES = {"train_morphology", "evaluate_morphology"}
+VECTORS = {"search", "atlas", *TYPES}
 FOLLOW = {
-    "pretrain": {"pretrain", "train", "photoz", "evaluate", "embed", "search", *TYPES},
+    "pretrain": {"pretrain", "train", "photoz", "evaluate", "embed", *VECTORS},
     "train": {"train", "photoz", "evaluate", *TYPES},
     "photoz": {"photoz"},
     "evaluate": {"evaluate", "evaluate_morphology"},
-    "embed": {"embed", "search", *TYPES},
+    "embed": {"embed", *VECTORS},
     "search": {"search"},
+    "atlas": {"atlas"},
 }
 """The rules that run again where a rule does; one model is no ensemble for evaluate."""
 ENCODER = ["results/pretrain/moco/encoder.pt", "results/pretrain/moco/history.csv"]
@@ -68,6 +71,8 @@ FIGURES = [
       for name in ("fig2", "redshifts", "residuals", "residuals-sky", "pit")),
     "results/search/moco/gallery.png", "results/search/moco/outliers.png",
     "results/evaluate/morphology/counts.png", "results/evaluate/morphology/roc.png",
+    *(f"results/atlas/{method}/atlas.{kind}" for method in ("moco", "simclr")
+      for kind in ("png", "html")),
 ]  # fmt: skip
 OTHERS = [
     "results/photoz/catalog.parquet", "results/embed/moco.h5",
@@ -177,6 +182,7 @@ def test_an_edit_reruns_the_rules_that_import_the_module_and_what_follows(house,
         ("morphology", {"steps": 11}, TYPES),
         ("photoz", {"turns": 1}, FOLLOW["photoz"]),
         ("search", {"k": 5}, FOLLOW["search"]),
+        ("atlas", {"seed": 1}, FOLLOW["atlas"]),
     ],
 )
 def test_a_key_that_changes_reruns_its_stage_and_what_follows(
@@ -198,9 +204,9 @@ def test_the_report_holds_the_figures(house, survey):
     done = small_workflow.snakemake(house, survey, "--report", str(file), overlay=OVERLAY)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(file) as report:
-        held = {Path(name).name: report.getinfo(name).file_size for name in report.namelist()}
+        held = {(Path(name).name, report.getinfo(name).file_size) for name in report.namelist()}
     for name in FIGURES:
-        assert held[Path(name).name] == (survey / name).stat().st_size
+        assert (Path(name).name, (survey / name).stat().st_size) in held
 
 
 def rows(history: Path) -> int:
@@ -212,7 +218,7 @@ def rows(history: Path) -> int:
 
 
 def test_killed_trainings_go_on_and_end_in_the_same_bytes(house, survey, tmp_path):
-    learnt = {"pretrain", "train", "photoz", "embed", "search", "evaluate"}
+    learnt = {"pretrain", "train", "photoz", "embed", "search", "atlas", "evaluate"}
     images = {path.name for path in (survey / "results").iterdir()} - learnt
     folder = small_workflow.copy_of_run(survey, tmp_path, sorted(images))
     targets = [*ENCODER, *(name for name in MODELS if "/moco/" in name)]

@@ -45,6 +45,7 @@ METHOD = config["pretrain"]["method"]
 STARTS = config["train"]["starts"]
 FRACTIONS = [f"{fraction:g}" for fraction in config["train"]["fractions"]]
 SEEDS = config["train"]["seeds"]
+NO_VECTORS = ["pca", "supervised"]
 MORPHOLOGY_STARTS = config["morphology"]["starts"]
 MORPHOLOGY_SEEDS = config["morphology"]["seeds"]
 VOTES = ["threshold", "debiased", "least_votes"]
@@ -64,6 +65,12 @@ PLANNING = flags(
     | {"mb_per_second": config["network"].get("mb_per_second")}
 )
 STAMP = flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")})
+# whose vectors are made: the method's, and those that types are learnt from
+EMBEDDED = [METHOD]
+if "morphology" in config["goals"]:
+    EMBEDDED += [
+        start for start in MORPHOLOGY_STARTS if start not in (METHOD, *NO_VECTORS)
+    ]
 SEARCHED = ["gallery", "outliers"]
 EVALUATED = ["fig2", "redshifts", "residuals", "residuals-sky", "pit"]
 PRODUCTS = {
@@ -74,7 +81,7 @@ PRODUCTS = {
     ],
     "search": [f"results/search/{METHOD}/{figure}.png" for figure in SEARCHED],
     "morphology": ["results/evaluate/morphology/metrics.json"],
-    "atlas": f"results/atlas/{METHOD}/atlas.html",
+    "atlas": [f"results/atlas/{method}/atlas.html" for method in EMBEDDED],
 }
 
 
@@ -149,7 +156,7 @@ def start_flags(wildcards, input):
 
 def type_vectors(wildcards):
     """The vectors that a small net learns types from; none where it is given images."""
-    if wildcards.start in ("pca", "supervised"):
+    if wildcards.start in NO_VECTORS:
         return {}
     return {"vectors": f"results/embed/{wildcards.start}.h5"}
 
