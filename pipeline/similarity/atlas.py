@@ -56,7 +56,8 @@ def draw(table: pd.DataFrame, title: str, subtitle: str) -> Figure:
     axes = figure.subplots(1, count, squeeze=False)[0]
     size = float(np.clip(3e4 / len(table), 1.5, 24))
     for axis in axes:
-        axis.set(aspect="equal", xticks=[], yticks=[])
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.set(xticks=[], yticks=[])
         axis.spines[:].set(color="0.75")
     if has_types(table):
         _types(axes[0], table, size)

@@ -210,8 +210,8 @@ def _buttons(groups: dict[str, list[Model]]) -> RadioButtonGroup:
 def _sheet(source: ColumnDataSource) -> Div:
     """Below the map: the stamps of the galaxies that are chosen on it."""
     hint = (
-        "<p>Point at a galaxy for its stamp. Click on one, or choose many with the box or the "
-        "lasso, and their stamps stay here.</p>"
+        "<p>Point at one of the larger points for its stamp. Click on one, or choose many with "
+        "the box or the lasso, and their stamps stay here.</p>"
     )
     sheet = Div(text=hint, name="sheet", sizing_mode="stretch_width")
     args = {"source": source, "sheet": sheet, "most": _SELECTED, "hint": hint}
