@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pandas as pd
 from astropy.wcs import WCS
 from scipy.special import erf
 
-from pipeline.simulation.frame import make_frame_bytes
+from pipeline.simulation.frame import frame_content
+from pipeline.survey import frame
 from pipeline.survey.names import BANDS, FRAME_SHAPE, Field, frame_path
 
 SCALE = 0.396 / 3600
@@ -51,8 +54,26 @@ def add_noise(image, galaxies_xy, seed=0, half=90, level=NOISE) -> None:
 def write_frame(root: Path, field: Field, band: str, image, wcs: WCS, **options) -> Path:
     path = root / frame_path(field, band)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(make_frame_bytes(image, wcs, field, band, **options))
+    path.write_bytes(compressed(frame_content(image, wcs, field, band, **options)))
     return path
+
+
+PIECE = 1 << 19
+
+
+def compressed(content: bytes) -> bytes:
+    """bzip2, in several streams: pieces that frames have in common are compressed once."""
+    starts = range(0, len(content), PIECE)
+    return b"".join(_stream(content[start : start + PIECE]) for start in starts)
+
+
+@lru_cache(maxsize=16)
+def _stream(piece: bytes) -> bytes:
+    return bz2.compress(piece)
+
+
+decompressed = lru_cache(maxsize=12)(frame.decompress)
+"""Stands for `frame.decompress` where the same frames are read again and again."""
 
 
 class Sky:

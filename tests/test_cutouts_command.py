@@ -117,13 +117,12 @@ def write_tables(galaxies):
     galaxies.assign(objID="1.23765E+18").to_csv("spoilt.csv", index=False)
 
 
-def command(*argv, **options):
+def command(*argv, program=("-m", "pipeline.cutouts")):
     # the parent's files are found beside its modules, whatever the folder it is started in
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cutouts", *argv], env=environment, text=True,
-        stderr=subprocess.PIPE, **options,
-    )  # fmt: skip
+        [sys.executable, *program, *argv], env=environment, text=True, stderr=subprocess.PIPE
+    )
 
 
 def errors(text):
@@ -131,27 +130,38 @@ def errors(text):
     return [line for line in text.splitlines() if not line[:9].replace(":", "").strip().isdigit()]
 
 
-def test_the_program_itself_ends_in_one_line(galaxies, archive, tmp_path):
-    table = write_csv(galaxies, tmp_path)
-    address = ["--scheduler", "tcp://127.0.0.1:9"]
-    faults = [["--size", "0"], address, ["--engine", "magic"]]
-    running = [command(*arguments(table, archive, tmp_path / "a.h5", *more)) for more in faults]
-    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
-    assert [code for _, code in ends] == [1, 1, 2]
-    for text, _ in ends[:2]:
-        assert len(errors(text)) == 1 and text.splitlines()[-1].startswith("error: ")
-    assert "tcp://127.0.0.1:9" in ends[1][0] and "invalid choice" in ends[2][0]
+IMPATIENT = """
+from pipeline import cutouts, run
+client = cutouts.Client
+cutouts.Client = lambda scheduler, timeout: client(scheduler, timeout="1s")
+run.start(cutouts.main)
+"""
+
+
+def test_a_scheduler_that_does_not_answer_ends_the_program_in_one_line(galaxies, archive, tmp_path):
+    argv = arguments(write_csv(galaxies, tmp_path), archive, tmp_path / "a.h5")
+    process = command(*argv, "--scheduler", "tcp://127.0.0.1:9", program=("-c", IMPATIENT))
+    text = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert len(errors(text)) == 1 and text.splitlines()[-1].startswith("error: ")
+    assert "tcp://127.0.0.1:9" in text
     assert os.listdir(tmp_path) == ["galaxies.csv"]
+
+
+def test_an_unknown_engine_is_no_choice(galaxies, archive, tmp_path, capsys):
+    table = write_csv(galaxies, tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cutouts.main(arguments(table, archive, tmp_path / "a.h5", "--engine", "magic"))
+    assert ended.value.code == 2 and "invalid choice" in capsys.readouterr().err
 
 
 def test_a_kill_at_any_moment_leaves_nothing_wrong(galaxies, archive, tmp_path):
     table = write_csv(galaxies, tmp_path)
-    cutouts.main(arguments(table, archive, tmp_path / "whole.h5"))
-    expected = (tmp_path / "whole.h5").read_bytes()
     argv = arguments(table, archive, tmp_path / "out" / "a.h5", "--workers", "2")
     began = time.monotonic()
     assert command(*argv).wait(120) == 0
     took = time.monotonic() - began
+    expected = (tmp_path / "out" / "a.h5").read_bytes()
     (tmp_path / "out" / "a.h5").unlink()
     draw = random.Random(3)
     for _ in range(3):

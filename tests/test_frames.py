@@ -153,10 +153,10 @@ def cache(archive, tmp_path) -> Path:
 
 
 def spoil(cache):
-    """Flip a byte of the first file, cut the second, put the fourth in place of the third."""
+    """Spoil the first file's first CRC, cut the second, put the fourth in place of the third."""
     flipped, cut, wrong, other, _ = (cache / path for path in GOOD)
     data = bytearray(flipped.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[12] ^= 1
     flipped.write_bytes(data)
     cut.write_bytes(cut.read_bytes()[:2000])
     wrong.write_bytes(other.read_bytes())
