@@ -32,7 +32,7 @@ from pipeline.run import UserError
 from pipeline.survey import archive, network
 from pipeline.survey.names import BANDS, FRAME_SHAPE, frame_path
 from pipeline.survey.network import Manners
-from pipeline.survey.transfer import ABSENT, Damaged, Loss, Tally
+from pipeline.survey.transfer import ABSENT, Damaged, Fetch, Loss, Tally
 
 QUICK = Manners(timeout=2, tries=5, longest_wait=0.02, requests_per_minute=None)
 SIZE = 300_000
@@ -189,6 +189,11 @@ def slowly(handler, status, headers, body):
     send(handler, status, headers, body, pause=0.05, chunk=5000)
 
 
+def drip(handler, status, headers, body):
+    """In a quarter of a minute."""
+    send(handler, status, headers, body, pause=0.5, chunk=10_000)
+
+
 def reset(handler, status, headers, body):
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     send(handler, status, headers, body, stop=100_000)
@@ -220,6 +225,14 @@ def other():
 def strangers(monkeypatch):
     """No host has answered yet: each test begins as a process does."""
     monkeypatch.setattr(network, "_answered", set())
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The pauses before further tries, in seconds, as they were told."""
+    told, tell = [], network.tell
+    monkeypatch.setattr(network, "tell", lambda *words: told.append(words[3]) or tell(*words))
+    return told
 
 
 @pytest.fixture
@@ -439,17 +452,14 @@ def test_a_web_page_with_status_200_is_no_file(sas, bring):
 
 def test_a_stall_is_broken_off_and_gone_on_from(sas, bring):
     sas.plans[ONE] = [stall]
-    began = time.monotonic()
     assert bring(sas, manners=Manners(timeout=0.3, longest_wait=0.02)) == {} and right(bring.folder)
-    assert sas.asked[0].first == 50_000 and time.monotonic() - began < 2
+    assert sas.asked[0].first == 50_000, "the rest was there before the stall had ended"
 
 
 def test_a_trickle_is_broken_off_and_gone_on_from(sas, bring):
     sas.plans[ONE] = [trickle]
-    began = time.monotonic()
     assert bring(sas, manners=Manners(timeout=0.5, longest_wait=0.02)) == {} and right(bring.folder)
-    assert time.monotonic() - began < 3
-    assert any(0 < (each.first or 0) < 100 and each.status == 206 for each in sas.asked)
+    assert any(0 < (each.first or 0) < 1000 and each.status == 206 for each in sas.asked)
 
 
 def in_date(seconds, clock=0.0):
@@ -467,15 +477,24 @@ def in_date(seconds, clock=0.0):
 @pytest.mark.parametrize(
     "act", [refuse(429, Retry_After=1), refuse(503, Retry_After=1), in_date(1), in_date(1, -86400)]
 )
-def test_a_pause_that_is_asked_for_is_made_by_all_streams(sas, bring, act):
+def test_a_pause_that_is_asked_for_is_made_by_all_streams(sas, bring, act, monkeypatch):
+    heard, after = [], Fetch._after
+
+    def hear(*words):
+        wait = after(*words)
+        heard.append(time.time())
+        return wait
+
+    monkeypatch.setattr(Fetch, "_after", hear)
     sas.delay = 0.02
     sas.plans[NAMES[3]] = [act]
     manners = Manners(longest_wait=10, requests_per_minute=None)
     assert bring(sas, paths=NAMES, manners=manners) == {} and right(bring.folder, NAMES)
     refused = next(each for each in sas.asked if each.status in (429, 503))
-    began = refused.time + sas.delay + 0.2  # what was on its way may come
-    times = [each.time for each in sas.asked if each.time > began]
-    assert len(times) >= 1 and min(times) > refused.time + 0.95
+    times = np.array([each.time for each in sas.asked])
+    assert (times > refused.time + 0.95).any()
+    early = (times > heard[0]) & (times < refused.time + 0.95)
+    assert early.sum() <= 4, "of the other streams, what was on its way may come"
 
 
 def test_a_pause_that_is_asked_for_holds_for_other_processes(sas, bring, tmp_path):
@@ -484,9 +503,8 @@ def test_a_pause_that_is_asked_for_holds_for_other_processes(sas, bring, tmp_pat
         target=bring, args=(sas,), kwargs={"manners": Manners(longest_wait=10)}
     )
     thread.start()
-    while not sas.asked:
+    while not (tmp_path / "cache" / ".pace-rest").exists():
         time.sleep(0.01)
-    time.sleep(0.1)
     assert subprocess.run(command(sas, tmp_path, NAMES[1:2])).returncode == 0
     thread.join()
     assert all(each.time > sas.asked[0].time + 1.9 for each in sas.asked[1:])
@@ -499,14 +517,15 @@ def test_a_pause_of_no_seconds_is_no_invitation(sas, bring):
     assert (gaps > 0.09).all()
 
 
-def test_pauses_grow_and_are_bounded(sas, bring):
+def test_pauses_grow_and_are_bounded(sas, bring, waits):
     sas.plans[ONE] = [refuse(500)] * 4
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, "FIRST_WAIT", 0.1)
         assert bring(sas, manners=Manners(longest_wait=0.3)) == {}
     gaps = np.diff([each.time for each in sas.asked])
     low, high = np.array([0.05, 0.1, 0.15, 0.15]), np.array([0.1, 0.2, 0.3, 0.3])
-    assert (gaps > low).all() and (gaps < high + 0.15).all(), gaps
+    assert (waits >= low).all() and (waits <= high).all(), waits
+    assert (gaps > low).all(), gaps
 
 
 # --- mirrors ---
@@ -525,37 +544,33 @@ def test_the_second_root_is_not_asked_while_the_first_answers(sas, other, bring)
     assert len(sas.asked) == len(NAMES) and not other.asked
 
 
-def test_a_root_that_is_down_costs_little(nobody, other, bring):
+def test_a_root_that_is_down_costs_little(nobody, other, bring, waits):
     tally = Tally()
-    began = time.monotonic()
     polite = Manners(requests_per_minute=None)
     assert bring(nobody, other, paths=NAMES, manners=polite, tally=tally) == {}
-    assert right(bring.folder, NAMES) and time.monotonic() - began < 1.5
+    assert right(bring.folder, NAMES) and not any(waits)
     assert tally.requests <= len(NAMES) + 5, "five streams may find out at the same time"
 
 
-def test_a_root_that_stalls_costs_one_time_out(sas, other, bring):
-    sas.always = stall
-    began = time.monotonic()
-    manners = Manners(timeout=0.4, requests_per_minute=None)
-    assert bring(sas, other, paths=NAMES, manners=manners) == {}
-    assert right(bring.folder, NAMES) and time.monotonic() - began < 2
-    assert len(other.asked) == len(NAMES)
+def test_a_root_that_stalls_costs_one_time_out(sas, other, bring, waits):
+    sas.always, tally = stall, Tally()
+    manners = Manners(timeout=1, requests_per_minute=None)
+    assert bring(sas, other, paths=NAMES, manners=manners, tally=tally) == {}
+    assert right(bring.folder, NAMES) and not any(waits)
+    assert len(other.asked) == len(NAMES) and tally.requests <= len(NAMES) + 5
 
 
-def test_a_root_that_answers_500_is_passed_over(sas, other, bring):
+def test_a_root_that_answers_500_is_passed_over(sas, other, bring, waits):
     sas.always = refuse(500)
-    began = time.monotonic()
     polite = Manners(requests_per_minute=None)
     assert bring(sas, other, paths=NAMES, manners=polite) == {} and right(bring.folder, NAMES)
-    assert len(sas.asked) <= 5 and time.monotonic() - began < 1.5
+    assert len(sas.asked) <= 5 and not any(waits)
 
 
-def test_a_root_that_asks_for_a_pause_gets_it_while_another_is_asked(sas, other, bring):
+def test_a_root_that_asks_for_a_pause_gets_it_while_another_is_asked(sas, other, bring, waits):
     sas.always = refuse(503, Retry_After=60)
-    began = time.monotonic()
     assert bring(sas, other, paths=NAMES) == {} and right(bring.folder, NAMES)
-    assert len(sas.asked) <= 5 and time.monotonic() - began < 5
+    assert len(sas.asked) <= 5 and not any(waits)
 
 
 def test_what_the_first_root_lacks_comes_from_the_second(sas, other, bring, tmp_path):
@@ -635,16 +650,24 @@ def test_a_folder_before_a_url(sas, bring, tmp_path):
 
 
 def test_403_stops_everything_soon_with_advice_and_keeps_what_came(sas, bring, tmp_path):
+    """All files are on their way, and of all something has come, when one of them is refused."""
     assert bring(sas, paths=NAMES[:2]) == {}
-    sas.plans = {name: [slowly] for name in NAMES}
-    sas.plans[NAMES[5]] = [refuse(403)]
-    began = time.monotonic()
+    others = [name for name in NAMES[2:] if name != NAMES[5]]
+    parts = [tmp_path / "cache" / f"{name}.part" for name in others]
+
+    def refuse_late(*answer):
+        while not all(part.exists() and part.stat().st_size for part in parts):
+            time.sleep(0.01)
+        refuse(403)(*answer)
+
+    sas.plans = {name: [drip] for name in others} | {NAMES[5]: [refuse_late]}
+    patient = Manners(timeout=60, requests_per_minute=None)
     with pytest.raises(UserError, match="answered 403 Forbidden.*helpdesk") as caught:
-        bring(sas, paths=NAMES)
-    assert time.monotonic() - began < 1.5 and "\n" not in str(caught.value)
-    assert threading.active_count() < 20 and sas.of(NAMES[5]) == [(None, 403)]
-    sizes = [part.stat().st_size for part in (tmp_path / "cache").rglob("*.part")]
-    assert len(sizes) >= 1 and min(sizes) > 0
+        bring(sas, paths=NAMES, manners=patient, streams=len(NAMES))
+    assert "\n" not in str(caught.value) and sas.of(NAMES[5]) == [(None, 403)]
+    assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
+    sizes = [part.stat().st_size for part in parts]
+    assert all(0 < size < len(content(ONE)) for size in sizes), "none came to its end meanwhile"
     sas.plans.clear()
     asked = len(sas.asked)
     with pytest.raises(UserError, match="answered 403.*said to another job.*remove .*refused"):
@@ -656,11 +679,13 @@ def test_403_stops_everything_soon_with_advice_and_keeps_what_came(sas, bring, t
     assert tally.bytes == sum(len(content(name)) for name in NAMES[2:]) - sum(sizes)
 
 
-def test_an_archive_that_is_down_is_one_line_soon(nobody, bring):
-    began = time.monotonic()
+def test_an_archive_that_is_down_is_one_line_soon(nobody, bring, monkeypatch):
+    monkeypatch.setattr(network, "FIRST_WAIT", 0.05)
+    tally, polite = Tally(), Manners(requests_per_minute=None)
     with pytest.raises(UserError, match="cannot be reached.*check the address") as caught:
-        bring(nobody, paths=NAMES, manners=Manners(), give_up=True)
-    assert time.monotonic() - began < 4 and "\n" not in str(caught.value)
+        bring(nobody, paths=NAMES, manners=polite, give_up=True, tally=tally)
+    assert "\n" not in str(caught.value)
+    assert tally.requests <= network.FEW * len(NAMES) < polite.tries * len(NAMES)
 
 
 @pytest.mark.parametrize("give_up", [False, True])
@@ -768,7 +793,7 @@ def test_bytes_a_second_are_bounded(sas, bring):
     began = time.monotonic()
     slow = Manners(mb_per_second=1.5, requests_per_minute=None)
     assert bring(sas, paths=NAMES[:5], manners=slow) == {} and right(bring.folder, NAMES[:5])
-    assert 0.8 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 0.8
 
 
 # --- frames from the services ---
@@ -790,7 +815,7 @@ def survey(tmp_path_factory):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_all_faults_at_once_leave_the_bytes_as_they_are(survey, tmp_path, seed):
-    manners = Manners(timeout=0.6, tries=20, longest_wait=0.05, requests_per_minute=None)
+    manners = Manners(timeout=1.5, tries=20, longest_wait=0.05, requests_per_minute=None)
     tally, faults = Tally(), Faults(rate=0.5, seed=seed)
     with Services(**survey, work=tmp_path / "work", faults=faults) as services:
         losses = archive.deliver(
