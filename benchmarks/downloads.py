@@ -191,7 +191,11 @@ def _look(pid: int, root: str, looks: list[tuple], end: threading.Event) -> None
 
 
 def _connections(port: int) -> int:
-    """Connections that are open at a port of this machine, from the server's side."""
+    """Connections that are open at a port of this machine, from the server's side.
+
+    The system lists them one after another: one that ends meanwhile and the next one may both be
+    there, so that for a moment there can seem to be more than streams.
+    """
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     here = f":{port:04X}"
     return sum(row[1].endswith(here) and row[3] == "01" for row in rows)
