@@ -13,6 +13,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -81,6 +82,7 @@ def test_neither_password_nor_token_is_left_anywhere(start, tmp_path, account, e
             with contextlib.suppress(OSError):  # it may just have ended
                 seen |= {Path(f"/proc/{running.pid}/{part}").read_bytes()
                          for part in ("cmdline", "environ")}  # fmt: skip
+            time.sleep(0.005)  # leave the processor to it
             if ends == "killed" and list(output.parent.glob(".table.casjobs/page-*")):
                 running.kill()
         assert running.returncode == {"well": 0, "with an error": 1, "killed": -9}[ends]
