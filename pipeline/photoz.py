@@ -1,7 +1,8 @@
 """A photo-z model on any stamps: redshift PDFs with quality flags, in one Parquet catalogue.
 
 The stamps are those of a dataset.json, of shards or export files, or are cut from an archive for
-a table of galaxies. Several models are an ensemble: their PDFs are averaged.
+a table of galaxies; --split leaves those of one split. Several models are an ensemble: their PDFs
+are averaged.
 
 Columns of the catalogue, one row a galaxy, in the order of the stamps: objID, ra, dec, split, z
 (spectroscopic, null = none), z_phot (mean of the PDF), z_median, z_low and z_high (16 and 84 %),
@@ -40,7 +41,8 @@ import torch
 
 from pipeline import metrics, run
 from pipeline.images.disk import new_file
-from pipeline.images.reader import ImageSet, open_set, warn_of_dust
+from pipeline.images.reader import ImageSet, members, open_set, warn_of_dust
+from pipeline.images.shard import SPLITS
 from pipeline.learning import domain
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import in_order
@@ -259,6 +261,8 @@ def main(argv: list[str] | None = None) -> None:
                 _cut(args.galaxies, args.archive, args.stamps, args.size, args.fov, args.workers)
             )
         images = open_set(source)
+        if args.split:
+            images = images.take(members(images, args.split))
         for model in models:
             check_crop(model.net.encoder.spec.crop, images.size)
         if any(model.deredden for model in models):
@@ -285,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--galaxies", metavar="TABLE", help="table with ra, dec, run, camcol, "
                         "field, whose stamps are cut from --archive")  # fmt: skip
     add("--archive", help="folder or URL with SAS's layout beneath")
+    add("--split", choices=SPLITS, help="galaxies of this split alone (all galaxies)")
     add("--stamps", type=Path, metavar="F.h5", help="keep the stamps that are cut")
     add("--size", type=int, default=107, help="of stamps that are cut, pixels on a side (107)")
     add("--fov", type=float, default=0.012, help="and degrees on a side (0.012)")

@@ -107,6 +107,30 @@ def test_blocks_and_workers_do_not_change_what_is_written(tmp_path, shard, model
     assert one["objID"] == many["objID"]
 
 
+@pytest.mark.parametrize("split", ["train", "valid", "test", "unlabelled"])
+def test_a_split_is_the_rows_of_its_galaxies_alone(tmp_path, shard, model, split):
+    every = apply(tmp_path / "a.parquet", model, "--images", str(shard)).to_pandas()
+    table = apply(tmp_path / "b.parquet", model, "--images", str(shard), "--split", split,
+                  "--qp", str(tmp_path / "q.hdf5"))  # fmt: skip
+    expected = every[every["split"] == split].reset_index(drop=True)
+    assert 0 < len(expected) < len(every)
+    assert pdfs(table) == pytest.approx(np.stack(expected["pdf"]), abs=1e-6)
+    rest = [name for name in expected if name != "pdf"]
+    pd.testing.assert_frame_equal(table.to_pandas()[rest], expected[rest], rtol=1e-5)
+    assert json.loads(table.schema.metadata[b"edges"])
+    written = qp.read(str(tmp_path / "q.hdf5"))
+    assert written.ancil["objID"].tolist() == expected["objID"].tolist()
+    assert written.mean().ravel() == pytest.approx(expected["z_phot"].to_numpy(), abs=1e-6)
+
+
+def test_a_split_without_a_galaxy_is_refused_in_one_line(tmp_path, shard, model):
+    catalog = galaxy_catalog(20)
+    only = write_galaxies(tmp_path / "train.h5", catalog.assign(split="train"))
+    with pytest.raises(UserError, match=r"no images of test in the set \(20 train\)") as error:
+        apply(tmp_path / "c.parquet", model, "--images", str(only), "--split", "test")
+    assert "\n" not in str(error.value) and not (tmp_path / "c.parquet").exists()
+
+
 def test_an_ensemble_averages_pdfs_and_scores(tmp_path, shard, model):
     other = write_model(tmp_path / "other.pt", shard, seed=1)
     more = ("--images", str(shard))
