@@ -18,7 +18,7 @@ from pipeline.evaluation import figures, tables, type_figures, type_tables
 from pipeline.evaluation.bins import VARIABLES, scores_in_bins
 from pipeline.evaluation.efficiency import label_efficiency
 from pipeline.evaluation.intervals import Bootstrap
-from pipeline.evaluation.predictions import Sample, read_sample
+from pipeline.evaluation.predictions import Sample, ensemble_files, read_sample
 from pipeline.evaluation.scores import (
     CATALOGUE,
     Cell,
@@ -43,7 +43,7 @@ def evaluate(sample: Sample, how: Bootstrap) -> dict:
 
     Keys: `test_galaxies` (counts), `catalogue` (with and without a photo-z), `labels` (training
     galaxies at fraction 1), `bootstrap`, and lists of rows: `runs` (a trained model each, the
-    ensemble and the catalogue: their measures, and Kolmogorov-Smirnov and chi^2 tests of their
+    ensembles and the catalogue: their measures, and Kolmogorov-Smirnov and chi^2 tests of their
     PIT), `scores` (a start and fraction each, mean over seeds, with value, low and high of each
     measure), `differences` (paired; `of` minus `minus`, with p and excludes_zero),
     `label_efficiency`, `methods` (each start with its most labels, the least sigma_mad first, and
@@ -159,7 +159,15 @@ def main(argv: list[str] | None = None) -> None:
         "START/predictions-SEED.parquet), or folders with such below",
     )
     add("--catalog", help="photoz: the catalogue, with its own photo-z")
-    add("--photoz", help="photoz: catalogue of an ensemble, another row of the table")
+    add(
+        "--photoz",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[START=]FILE",
+        help="photoz: catalogues of ensembles, each another row of the table: `START ensemble`, "
+        "compared with that start, or `ensemble`, compared with all",
+    )
     add("--output", required=True, metavar="DIR", help="folder to write to")
     add("--bootstrap", type=int, default=2000, help="resamples behind an interval (2000)")
     add("--seed", type=int, default=0, help="seed of the resamples (0)")
@@ -171,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
         content, line = evaluate_types(sample, how), type_tables.one_line
         write_types(sample, content, args.output)
     else:
-        sample = read_sample(args.predictions, args.catalog, args.photoz)
+        photoz = ensemble_files(args.photoz)
+        sample = read_sample(args.predictions, args.catalog, photoz)
         content, line = evaluate(sample, how), tables.one_line
         write(sample, content, args.output)
     run.write_provenance(args.output, predictions=len(sample.runs))

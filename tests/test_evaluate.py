@@ -5,8 +5,10 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from small_predictions import make_catalog, write_run, write_runs
+from small_predictions import CENTRES, EDGES, make_catalog, make_pdf, write_run, write_runs
 from small_types import STARTS, truth, write_types
 
 from pipeline import evaluate
@@ -126,6 +128,56 @@ def test_what_the_runs_are_not_tested_on_changes_nothing(made, tmp_path):
     assert evaluate.evaluate(sample, Bootstrap(200, 0)) == content
 
 
+def write_ensemble(path, catalog, sigma):
+    """A photo-z catalogue of scatter `sigma`."""
+    z = catalog["z"].to_numpy(dtype=float)
+    pdf = make_pdf(z + sigma * np.random.default_rng(5).normal(size=len(z)), sigma)
+    table = catalog[["objID", "split", "z"]].assign(z_phot=pdf @ CENTRES, pdf=list(pdf))
+    table = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({"edges": json.dumps(EDGES.tolist())}), path)
+    return str(path)
+
+
+def test_ensembles_of_starts_are_rows_of_every_table(made, tmp_path):
+    folder, paths, alone = made
+    catalog = pd.read_parquet(folder / "catalog.parquet")
+    files = {start: write_ensemble(tmp_path / f"{start}.parquet", catalog, 0.004)
+             for start in ("moco", "supervised")}  # fmt: skip
+    words = [f"{start}={file}" for start, file in files.items()]
+    content = evaluated(folder, paths, "--photoz", *words, output="both")
+    named = ["supervised ensemble", "moco ensemble"]
+    for key in ("runs", "scores", "methods"):
+        found = [row["start"] for row in content[key] if row["start"].endswith("ensemble")]
+        assert sorted(found) == sorted(named), key
+        others = [row for row in content[key] if row["start"] not in named]
+        assert key == "methods" or others == alone[key]
+    assert content["bins"] == alone["bins"]
+    pairs = {(row["of"], row["minus"]) for row in content["differences"]}
+    of_ensembles = {pair for pair in pairs if pair[0] in named}
+    assert of_ensembles == {
+        (f"{start} ensemble", minus) for start in files for minus in (f"{start} 1", "catalogue")
+    }
+    assert content["methods"][0]["start"] in named
+    text = (folder / "both" / "table.md").read_text()
+    assert text.count("| moco ensemble | – | – | – | 40 |") == 2
+    first, second = contents(folder / "out"), contents(folder / "both")
+    assert {name for name in first if first[name] != second[name]} == {
+        "metrics.json", "table.md", "scores.csv", "fig2.png",
+    }  # fmt: skip
+    evaluated(folder, paths, "--photoz", words[1], "--photoz", words[0], output="reversed")
+    assert contents(folder / "reversed") == second
+
+
+def test_a_file_without_a_name_is_the_ensemble_and_compared_with_all(made, tmp_path):
+    folder, paths, _ = made
+    catalog = pd.read_parquet(folder / "catalog.parquet")
+    file = write_ensemble(tmp_path / "p.parquet", catalog, 0.004)
+    content = evaluated(folder, paths, "--photoz", file, output="plain")
+    found = [row["minus"] for row in content["differences"] if row["of"] == "ensemble"]
+    assert found == ["supervised 1", "moco 1", "catalogue"]
+    assert "ensemble" in {row["of"] for row in content["bins"]}
+
+
 def test_one_run_without_a_catalogues_photoz_is_enough(tmp_path):
     catalog = make_catalog(tmp_path / "catalog.parquet", 12)
     catalog[["objID", "split"]].to_parquet(tmp_path / "catalog.parquet", index=False)
@@ -150,6 +202,9 @@ def test_one_test_galaxy_has_no_interval(tmp_path):
         (("--bootstrap", "20"), "--bootstrap 20: an interval needs 100 at least"),
         (("--seed", "-1"), "--seed -1"),
         (("--photoz", "nowhere.parquet"), "nowhere.parquet: no such file"),
+        (("--photoz", "moco=nowhere.parquet"), "^nowhere.parquet: no such file"),
+        (("--photoz", "moco=a", "moco=b"), "--photoz moco=b: moco ensemble is given twice"),
+        (("--photoz", "a", "--photoz", "b"), "--photoz b: ensemble is given twice"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(made, more, text):

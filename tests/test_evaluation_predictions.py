@@ -8,7 +8,13 @@ import pytest
 from small_predictions import CENTRES, EDGES, FIRST_ID, make_catalog, make_pdf, write_run
 
 from pipeline import metrics
-from pipeline.evaluation.predictions import Run, prediction_files, read_sample, run_of
+from pipeline.evaluation.predictions import (
+    Run,
+    ensemble_files,
+    prediction_files,
+    read_sample,
+    run_of,
+)
 from pipeline.run import UserError
 from pipeline.survey import extinction
 
@@ -29,9 +35,9 @@ def change(path, edit):
     edit(table).to_parquet(path, index=False)
 
 
-def ensemble(folder, catalog, metadata=True):
+def ensemble(folder, catalog, metadata=True, name="photoz", off=0.004):
     z = catalog["z"].to_numpy(dtype=float)
-    pdf = make_pdf(z + 0.004, 0.01)
+    pdf = make_pdf(z + off, 0.01)
     table = pa.table({
         "objID": catalog["objID"], "split": catalog["split"], "z": catalog["z"],
         "z_phot": pdf @ CENTRES,
@@ -39,8 +45,8 @@ def ensemble(folder, catalog, metadata=True):
     })  # fmt: skip
     if metadata:
         table = table.replace_schema_metadata({"edges": json.dumps(EDGES.tolist())})
-    pq.write_table(table, folder / "photoz.parquet")
-    return folder / "photoz.parquet", pdf
+    pq.write_table(table, folder / f"{name}.parquet")
+    return folder / f"{name}.parquet", pdf
 
 
 def refused(paths, folder, *more):
@@ -103,7 +109,9 @@ def test_under_a_split_by_sky_only_labels_of_the_training_sky_count(made):
 def test_the_ensemble_is_scored_from_its_pdfs(made):
     folder, catalog, paths = made
     path, pdf = ensemble(folder, catalog)
-    found = read_sample(paths, folder / "catalog.parquet", path).ensemble
+    sample = read_sample(paths, folder / "catalog.parquet", {"ensemble": path})
+    (name, found), *others = sample.ensembles.items()
+    assert name == "ensemble" and not others
     z = catalog["z"].head(60).to_numpy(dtype=float)
     assert found.z_phot == pytest.approx(pdf[:60] @ CENTRES)
     assert found.crps == pytest.approx(metrics.crps(pdf[:60], EDGES, z), rel=1e-5)
@@ -113,7 +121,71 @@ def test_the_ensemble_is_scored_from_its_pdfs(made):
 def test_an_ensemble_without_edges_of_its_bins_is_refused(made):
     folder, catalog, paths = made
     path, _ = ensemble(folder, catalog, metadata=False)
-    assert "edges of the bins" in refused(paths, folder, path)
+    assert "edges of the bins" in refused(paths, folder, {"ensemble": path})
+
+
+def test_several_ensembles_are_told_by_their_names(made):
+    folder, catalog, paths = made
+    offs = {"supervised ensemble": 0.002, "moco ensemble": 0.006}
+    files = {name: ensemble(folder, catalog, name=name, off=off)[0] for name, off in offs.items()}
+    sample = read_sample(paths, folder / "catalog.parquet", files)
+    assert list(sample.ensembles) == ["moco ensemble", "supervised ensemble"]
+    z = sample.galaxies["z"].to_numpy()
+    for name, off in offs.items():
+        assert np.median(sample.ensembles[name].z_phot - z) == pytest.approx(off, abs=1e-4)
+
+
+def test_an_ensemble_is_named_for_its_start():
+    words = ["a/photoz.parquet", "moco=b/p.parquet", "my net=p=1.parquet", "pasquet=/run=3/p"]
+    assert ensemble_files(words) == {
+        "ensemble": "a/photoz.parquet",
+        "moco ensemble": "b/p.parquet",
+        "my net ensemble": "p=1.parquet",
+        "pasquet ensemble": "/run=3/p",
+    }
+    assert ensemble_files(["a/run=3/p.parquet"]) == {"ensemble": "a/run=3/p.parquet"}
+    assert ensemble_files([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["a.parquet", "b.parquet"], "--photoz b.parquet: ensemble is given twice"),
+        (["moco=a", "pasquet=b", "moco=a"], "--photoz moco=a: moco ensemble is given twice"),
+    ],
+)
+def test_a_name_of_two_ensembles_is_refused(words, text):
+    with pytest.raises(UserError, match=text) as caught:
+        ensemble_files(words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda table: table.drop(columns="pdf"), "moco.parquet: column pdf is missing"),
+        (lambda table: table.assign(objID=table["objID"] + 3), "moco.parquet: the runs predict "
+         "none of its test galaxies; make it from the same dataset"),
+        (lambda table: table[table["split"] == "train"], "moco.parquet: no test galaxy is in it"),
+        (lambda table: table.assign(z=table["z"] + 1e-6), "another redshift in moco ensemble"),
+        (lambda table: table.assign(z_phot=np.nan), "moco.parquet: z_phot of galaxy"),
+    ],
+)  # fmt: skip
+def test_a_spoilt_ensemble_is_refused_in_one_line(made, edit, text):
+    folder, catalog, paths = made
+    files = {"ensemble": ensemble(folder, catalog)[0]}
+    files["moco ensemble"] = ensemble(folder, catalog, name="moco")[0]
+    kept = pq.read_schema(files["moco ensemble"]).metadata[b"edges"]
+    table = edit(pd.read_parquet(files["moco ensemble"]))
+    table = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({"edges": kept}), files["moco ensemble"])
+    assert text in refused(paths, folder, files)
+
+
+def test_an_ensemble_that_is_not_there_is_named(made):
+    folder, _, paths = made
+    files = {"moco ensemble": folder / "no.parquet"}
+    assert "no.parquet: no such file" in refused(paths, folder, files)
 
 
 def test_runs_with_other_galaxies_are_compared_on_the_common_ones(made, caplog):

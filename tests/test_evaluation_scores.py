@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,9 @@ from pipeline.evaluation.scores import (
     cells,
     difference,
     differences,
+    largest,
     method_rows,
+    run_rows,
     score,
     score_row,
 )
@@ -152,6 +156,45 @@ def test_a_run_does_not_differ_from_itself():
     one = made_sample([dz, dz], [Run("supervised", 1.0, 0), Run("moco", 1.0, 0)])
     measures = differences(score(one, cells(one), HOW))[0]["measures"]
     assert all(found["value"] == 0 and not found["excludes_zero"] for found in measures.values())
+
+
+@pytest.fixture(scope="module")
+def averaged(sample):
+    """The sample with an ensemble of each start, and with one that is named after none."""
+    moco, supervised = (sample.runs[Run(start, 1.0, 0)] for start in ("moco", "supervised"))
+    ensembles = {"ensemble": moco, "moco ensemble": moco, "supervised ensemble": supervised}
+    return replace(sample, ensembles=ensembles)
+
+
+def test_each_ensemble_is_a_row_after_the_starts_as_they_are_ordered(averaged):
+    found = [str(cell) for cell in cells(averaged)]
+    assert found[6:] == ["supervised ensemble", "ensemble", "moco ensemble"]
+    named = [row["start"] for row in run_rows(averaged)]
+    assert named[12:] == ["ensemble", "moco ensemble", "supervised ensemble", "catalogue"]
+    scored = score(averaged, cells(averaged), HOW)
+    row = score_row(scored[6], 240)
+    assert row["fraction"] is row["labels"] is None and row["seeds"] == []
+    methods = {row["start"] for row in method_rows(scored, [], None, 240)}
+    assert methods == {"supervised", "moco", "ensemble", "supervised ensemble", "moco ensemble"}
+
+
+def test_an_ensemble_is_compared_with_its_own_start_and_a_nameless_one_with_all(averaged):
+    scored = score(averaged, cells(averaged), HOW)
+    rows = {(row["of"], row["minus"]): row for row in differences(scored)[3:]}
+    assert list(rows) == [
+        ("supervised ensemble", "supervised 1"), ("ensemble", "supervised 1"),
+        ("ensemble", "moco 1"), ("moco ensemble", "moco 1"),
+    ]  # fmt: skip
+    exact = difference(by_name(scored)["moco ensemble"], by_name(scored)["moco 1"])
+    assert rows["moco ensemble", "moco 1"] == exact and exact["seeds"] == [1, 2]
+
+
+def test_the_ensemble_of_a_start_changes_no_other_row(sample, averaged, scored):
+    assert label_efficiency(score(averaged, cells(averaged), HOW), 240) == label_efficiency(
+        scored, 240
+    )
+    shown = [str(cell) for cell in largest(cells(averaged))]
+    assert shown == ["supervised 1", "moco 1", "ensemble"]
 
 
 def test_of_the_bias_the_absolute_values_are_compared():

@@ -14,7 +14,7 @@ from pipeline import metrics
 from pipeline.evaluation import drawing
 from pipeline.evaluation.drawing import ABOVE, GREY, beside, look_of, points
 from pipeline.evaluation.predictions import Sample
-from pipeline.evaluation.scores import Cell
+from pipeline.evaluation.scores import Cell, own_start
 
 _LABELS = {
     "r": "r, dereddened Petrosian [mag]", "z": "spectroscopic redshift", "e_bv": "E(B−V) [mag]",
@@ -28,7 +28,7 @@ def fig2(content: dict, path: str | Path) -> None:
     """sigma_mad against the labels' fraction, and the labels that the supervised net needs."""
     with drawing.figure(path, 9, 4) as figure:
         left, right = figure.subplots(1, 2)
-        looks = look_of([row["start"] for row in content["scores"]])
+        looks = look_of([own_start(row["start"]) for row in content["scores"]])
         _sigma_panel(left, content["scores"], looks)
         _efficiency_panel(right, content["label_efficiency"], looks)
         handles, _ = left.get_legend_handles_labels()
@@ -39,7 +39,9 @@ def fig2(content: dict, path: str | Path) -> None:
 def _sigma_panel(axes, rows: list[dict], looks: dict) -> None:
     for row in rows:
         if row["fraction"] is None:
-            _band(axes, row["measures"]["sigma_mad"], row["start"], looks[row["start"]])
+            own = own_start(row["start"])
+            _band(axes, row["measures"]["sigma_mad"], row["start"], looks[own],
+                  shade=own == row["start"])  # fmt: skip
     starts = dict.fromkeys(row["start"] for row in rows if row["fraction"] is not None)
     for at, start in enumerate(starts):
         here = [row for row in rows if row["start"] == start]
@@ -49,9 +51,10 @@ def _sigma_panel(axes, rows: list[dict], looks: dict) -> None:
     axes.set_ylabel(r"$\sigma_\mathrm{MAD}$")
 
 
-def _band(axes, one: dict, label: str, look: dict) -> None:
+def _band(axes, one: dict, label: str, look: dict, shade: bool) -> None:
+    """A dashed line, with its interval unless many such would cover each other."""
     axes.axhline(one["value"], color=look["color"], ls="--", label=label, zorder=1)
-    if one["low"] is not None:
+    if shade and one["low"] is not None:
         axes.axhspan(one["low"], one["high"], color=look["color"], alpha=0.12, lw=0, zorder=0)
 
 

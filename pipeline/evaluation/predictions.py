@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,10 @@ from pipeline.images import manifest
 from pipeline.survey import extinction
 from pipeline.survey.names import BANDS
 
+ENSEMBLE = "ensemble"
 COLUMNS = ("objID", "split", "z", "z_phot", "crps", "pit")
 _FOLDER = re.compile(r"(?P<fraction>.+)-(?P<seed>\d+)")
+_NAMED_FILE = re.compile(r"(?P<start>[^/=]+)=(?P<file>.+)")
 _NO_PHOTOZ = -1.0
 """SDSS writes -9999 where its fit had nothing to go by."""
 
@@ -54,13 +56,14 @@ class Sample:
     """The test galaxies that all runs have predicted.
 
     `galaxies` is sorted by objID: objID int64, z, and from the catalogue r [mag, dereddened
-    where it can be], e_bv [mag], seeing [arcsec, FWHM in r]; NaN where unknown.
+    where it can be], e_bv [mag], seeing [arcsec, FWHM in r]; NaN where unknown. `ensembles` are
+    what averaged PDFs say, each under the name of its row (`ensemble_files`).
     """
 
     galaxies: pd.DataFrame
     runs: dict[Run, Prediction]
     catalogue: Prediction
-    ensemble: Prediction | None = None
+    ensembles: dict[str, Prediction] = field(default_factory=dict)
     labels: int = 0
     """Labels of fraction 1: labelled train galaxies that have a stamp."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Sample:
 def read_sample(
     predictions: Sequence[str | Path],
     catalog: str | Path,
-    photoz: str | Path | None = None,
+    photoz: Mapping[str, str | Path] | None = None,
 ) -> Sample:
     """Read what runs predict for their test galaxies, and what is known of these.
 
@@ -87,7 +90,8 @@ def read_sample(
         predictions: files named {start}/{fraction}-{seed}/predictions.parquet, or folders that
             have such files below them.
         catalog: catalog.parquet, with the catalogue's own photo-z.
-        photoz: photo-z catalogue of an ensemble (from the stage photoz).
+        photoz: photo-z catalogues of ensembles (from the stage photoz), each by the name of its
+            row.
 
     Raises:
         UserError: a file cannot be read or names no run; no prediction, no test galaxy, none in
@@ -99,11 +103,15 @@ def read_sample(
         if key in tables:
             raise run.UserError(f"{path}: run {key} is given twice; leave one out")
         tables[key] = _read_test(path)
-    ensemble = None if photoz is None else _read_ensemble(Path(photoz))
-    every = [*tables.values(), *([] if ensemble is None else [ensemble])]
+    averaged = {
+        name: _read_ensemble(Path(path), tables.values())
+        for name, path in sorted((photoz or {}).items())
+    }
+    every = [*tables.values(), *averaged.values()]
     common, predicted = in_common([table.index for table in every])
     tables = {key: table.loc[common] for key, table in sorted(tables.items())}
-    z = _one_redshift(tables)
+    averaged = {name: table.loc[common] for name, table in averaged.items()}
+    z = _one_redshift(tables | averaged)
     galaxies, catalogue, labels, test = _read_galaxies(catalog, common, z)
     # the catalogue's is an upper limit: not all of its galaxies have a stamp
     labels = max((table.attrs.get("of", 0) for table in tables.values()), default=0) or labels
@@ -111,10 +119,30 @@ def read_sample(
         galaxies,
         {key: _prediction(table) for key, table in tables.items()},
         catalogue,
-        None if ensemble is None else _prediction(ensemble.loc[common]),
+        {name: _prediction(table) for name, table in averaged.items()},
         labels,
         {"test": test, "predicted": predicted, "compared": len(common)},
     )
+
+
+def ensemble_files(given: Sequence[str]) -> dict[str, str]:
+    """Name of its row -> file, of ensembles given as START=FILE, or as FILE alone.
+
+    The row of START=FILE is called `START ensemble`, that of FILE `ensemble`.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    files: dict[str, str] = {}
+    for word in given:
+        named = _NAMED_FILE.fullmatch(word)
+        name, file = (f"{named['start']} {ENSEMBLE}", named["file"]) if named else (ENSEMBLE, word)
+        if name in files:
+            raise run.UserError(
+                f"--photoz {word}: {name} is given twice; give each as START=FILE, another START"
+            )
+        files[name] = file
+    return files
 
 
 def in_common(indexes: Sequence[pd.Index]) -> tuple[pd.Index, int]:
@@ -224,13 +252,17 @@ def _by_objid(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> pd.Dat
     return pd.DataFrame(values, index=pd.Index(ids, name="objID"))
 
 
-def _read_ensemble(path: Path) -> pd.DataFrame:
+def _read_ensemble(path: Path, runs: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Test rows of a photo-z catalogue; CRPS and PIT from its PDFs."""
     table = read_test_rows(path, ("objID", "split", "z", "z_phot", "pdf"))
     table = table[table["z"].notna().to_numpy(dtype=bool)]
     if table.empty:
         raise run.UserError(f"{path}: no test galaxy is in it; make it from the same dataset")
     found = _by_objid(path, table, ("z", "z_phot"))
+    if not any(found.index.isin(one.index).any() for one in runs):
+        raise run.UserError(
+            f"{path}: the runs predict none of its test galaxies; make it from the same dataset"
+        )
     edges = _bin_edges(path)
     pdf, z = np.stack(table["pdf"].to_numpy()), found["z"].to_numpy()
     return found.assign(crps=metrics.crps(pdf, edges, z), pit=metrics.pit(pdf, edges, z))
@@ -245,8 +277,8 @@ def _bin_edges(path: Path) -> np.ndarray:
         ) from None
 
 
-def _one_redshift(tables: dict[Run, pd.DataFrame]) -> np.ndarray:
-    """The redshifts, which all runs must agree on."""
+def _one_redshift(tables: dict[Run | str, pd.DataFrame]) -> np.ndarray:
+    """The redshifts, which all runs and ensembles must agree on."""
     (first, table), *others = tables.items()
     z = table["z"].to_numpy()
     for key, other in others:

@@ -10,17 +10,17 @@ import numpy as np
 from pipeline import metrics, run
 from pipeline.evaluation.intervals import Bootstrap, certain, compare, estimate, number, over_seeds
 from pipeline.evaluation.methods import ranked
-from pipeline.evaluation.predictions import Prediction, Sample
+from pipeline.evaluation.predictions import ENSEMBLE, Prediction, Sample
 
 MEASURES = ("sigma_mad", "eta", "bias", "crps", "pit_spread")
-SUPERVISED, CATALOGUE, ENSEMBLE = "supervised", "catalogue", "ensemble"
+SUPERVISED, CATALOGUE = "supervised", "catalogue"
 
 
 @dataclass(frozen=True)
 class Cell:
     """What is one row of the table: a start at a fraction, with a prediction for each seed.
 
-    The catalogue and the ensemble are cells of no fraction and one nameless seed.
+    The catalogue and ensembles are cells of no fraction and one nameless seed.
     """
 
     start: str
@@ -59,7 +59,10 @@ class Scored:
 
 
 def cells(sample: Sample) -> list[Cell]:
-    """The cells of a sample: starts in the order of names (supervised first), fractions rising."""
+    """The cells of a sample: starts in the order of names (supervised first), fractions rising.
+
+    Then those of the ensembles, in the same order.
+    """
     grouped: dict[tuple, list] = {}
     for key, prediction in sorted(sample.runs.items(), key=lambda run: run[0]):
         grouped.setdefault((key.start, key.fraction), []).append((key.seed, prediction))
@@ -67,14 +70,23 @@ def cells(sample: Sample) -> list[Cell]:
     for start, fraction in sorted(grouped, key=lambda key: (key[0] != SUPERVISED, *key)):
         seeds, predictions = zip(*grouped[start, fraction], strict=True)
         found.append(Cell(start, fraction, seeds, predictions))
-    if sample.ensemble is not None:
-        found.append(Cell(ENSEMBLE, None, (0,), (sample.ensemble,)))
+    for name in sorted(sample.ensembles, key=lambda name: (own_start(name) != SUPERVISED, name)):
+        found.append(Cell(name, None, (0,), (sample.ensembles[name],)))
     return found
 
 
+def own_start(name: str) -> str:
+    """The start that an ensemble is of, from its row's name; of another name, the name itself."""
+    return name.removesuffix(f" {ENSEMBLE}")
+
+
 def largest(chosen: list[Cell]) -> list[Cell]:
-    """Of each start the cell with the most labels: no choice that looks at the test galaxies."""
-    return list({cell.start: cell for cell in chosen}.values())
+    """Of each start the cell with the most labels: no choice that looks at the test galaxies.
+
+    Ensembles that are named after a start are left out: the start is there.
+    """
+    kept = (cell for cell in chosen if cell.fraction or own_start(cell.start) == cell.start)
+    return list({cell.start: cell for cell in kept}.values())
 
 
 def measure(sample: Sample, prediction: Prediction, rows: np.ndarray) -> np.ndarray:
@@ -155,7 +167,8 @@ def _loss(name: str, value: np.ndarray) -> np.ndarray:
 def differences(scored: Sequence[Scored]) -> list[dict]:
     """Every other start minus the supervised net at the same fraction.
 
-    Then the ensemble minus what each start gives with its most labels.
+    Then each ensemble minus what its own start gives with its most labels; one that is not named
+    after a start, minus what each start gives.
     """
     base = {one.cell.fraction: one for one in scored if one.cell.start == SUPERVISED}
     most = {one.cell.start: one for one in scored if one.cell.fraction is not None}
@@ -164,15 +177,18 @@ def differences(scored: Sequence[Scored]) -> list[dict]:
         for one in scored
         if one.cell.start != SUPERVISED and one.cell.fraction in base
     ]
-    pairs += [(one, each) for one in scored if one.cell.start == ENSEMBLE for each in most.values()]
+    for one in scored:
+        if one.cell.fraction is None:
+            own = most.get(own_start(one.cell.start))
+            pairs += [(one, each) for each in ([own] if own else most.values())]
     return [difference(*pair) for pair in pairs]
 
 
 def run_rows(sample: Sample) -> list[dict]:
-    """A row a model, the ensemble and the catalogue: its measures and the tests of its PIT."""
+    """A row a model, the ensembles and the catalogue: its measures and the tests of its PIT."""
     rows = [_run_row(sample, key._asdict(), one) for key, one in sample.runs.items()]
-    for start, prediction in ((ENSEMBLE, sample.ensemble), (CATALOGUE, sample.catalogue)):
-        if prediction is not None and np.isfinite(prediction.z_phot).any():
+    for start, prediction in (*sample.ensembles.items(), (CATALOGUE, sample.catalogue)):
+        if np.isfinite(prediction.z_phot).any():
             about = {"start": start, "fraction": None, "seed": None}
             rows.append(_run_row(sample, about, prediction))
     return rows
