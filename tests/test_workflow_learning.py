@@ -192,11 +192,36 @@ def test_a_key_that_changes_reruns_its_stage_and_what_follows(
     assert rules_to_rerun(house, survey, overlay) == expected
 
 
-def test_the_catalogue_of_two_seeds_is_a_row_of_the_table(house, survey):
-    overlay = OVERLAY | {"train": OVERLAY["train"] | {"seeds": [0, 1]}}
-    plan = small_workflow.snakemake(house, survey, "-n", "-p", overlay=overlay)
+def commands(house: Path, folder: Path, overlay: dict, *words: str) -> dict[str, list[str]]:
+    """Stage -> its command lines in a dry run of the redshifts."""
+    target = "results/evaluate/photoz/metrics.json", "results/photoz/catalog.parquet"
+    plan = small_workflow.snakemake(house, folder, "-n", "-p", *words, *target, overlay=overlay)
     assert plan.returncode == 0, plan.stderr
-    assert "--photoz results/photoz/catalog.parquet" in plan.stdout + plan.stderr
+    lines = (plan.stdout + plan.stderr).splitlines()
+    return {
+        stage: [line for line in lines if f"-m pipeline.{stage} " in line]
+        for stage in ("photoz", "evaluate")
+    }
+
+
+def test_the_catalogue_of_two_seeds_is_a_row_of_the_table(house, survey):
+    """Of every net its own; the catalogue is that of its start, or, of fewer labels, another."""
+    catalog, own = "results/photoz/catalog.parquet", "results/photoz/test-{}.parquet"
+    overlay = OVERLAY | {"train": OVERLAY["train"] | {"seeds": [0, 1]}}
+    planned = commands(house, survey, overlay)
+    words = f"--photoz supervised={own.format('supervised')} moco={catalog} --bootstrap"
+    assert words in planned["evaluate"][0]
+    assert len(planned["photoz"]) == 2, "no models twice"
+    (test,) = (line for line in planned["photoz"] if "--split test" in line)
+    models = " ".join(f"results/train/photoz/supervised/1-{seed}/model.pt" for seed in (0, 1))
+    assert f"--model {models} --dataset" in test
+    assert f"--output {own.format('supervised')}" in test
+    planned = commands(house, survey, overlay | {"photoz": {"fraction": 0.5}})
+    words = " ".join(f"{start}={own.format(start)}" for start in ("supervised", "moco"))
+    assert f"--photoz {words} {catalog} --bootstrap" in planned["evaluate"][0]
+    assert len(planned["photoz"]) == 3
+    planned = commands(house, survey, OVERLAY, "--forceall")
+    assert len(planned["photoz"]) == 1 and "--photoz" not in planned["evaluate"][0]
 
 
 def test_the_report_holds_the_figures(house, survey):

@@ -45,6 +45,7 @@ METHOD = config["pretrain"]["method"]
 STARTS = config["train"]["starts"]
 FRACTIONS = [f"{fraction:g}" for fraction in config["train"]["fractions"]]
 SEEDS = config["train"]["seeds"]
+MOST = max(config["train"]["fractions"])
 NO_VECTORS = ["pca", "supervised"]
 MORPHOLOGY_STARTS = config["morphology"]["starts"]
 MORPHOLOGY_SEEDS = config["morphology"]["seeds"]
@@ -168,14 +169,24 @@ def type_input(wildcards, input):
     )
 
 
-def ensemble(wildcards):
-    """The photo-z catalogue where it averages several models: another row of the table."""
-    return {"photoz": "results/photoz/catalog.parquet"} if len(SEEDS) > 1 else {}
+def ensemble():
+    """START=FILE of the averaged PDFs of each net with its most labels: rows of the table.
+
+    Of `photoz: start` it is the catalogue; which, of fewer labels, is a row of no START.
+    """
+    if len(SEEDS) == 1:
+        return []
+    own, catalogue = config["photoz"], "results/photoz/catalog.parquet"
+    nets = [start for start in STARTS if start not in NO_NETS]
+    files = {start: f"results/photoz/test-{start}.parquet" for start in nets}
+    if own["fraction"] == MOST:
+        files[own["start"]] = catalogue
+    others = [] if own["fraction"] == MOST else [catalogue]
+    return [f"{start}={file}" for start, file in files.items()] + others
 
 
-def best_models(wildcards):
-    """The models whose PDFs the catalogue averages: one start, one fraction, all seeds."""
-    start, fraction = config["photoz"]["start"], config["photoz"]["fraction"]
+def models_of(start, fraction):
+    """The models whose PDFs a photo-z catalogue averages: those of all seeds."""
     return [
         f"results/train/photoz/{start}/{fraction:g}-{seed}/model.pt" for seed in SEEDS
     ]

@@ -69,7 +69,6 @@ rule atlas:
 
 rule evaluate:
     input:
-        unpack(ensemble),
         predictions=expand(
             "results/train/photoz/{start}/{fraction}-{seed}/predictions.parquet",
             start=STARTS,
@@ -77,6 +76,7 @@ rule evaluate:
             seed=SEEDS,
         ),
         catalog="results/catalog.parquet",
+        photoz=[word.split("=")[-1] for word in ensemble()],
         code=sources("evaluate"),
     output:
         metrics="results/evaluate/photoz/metrics.json",
@@ -99,7 +99,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=60,
     params:
-        photoz=lambda wildcards, input: named(input, ["photoz"]),
+        photoz=flags({"photoz": ensemble() or None}),
         options=flags(config["evaluate"]),
     shell:
         "python -m pipeline.evaluate --predictions {input.predictions:q}"

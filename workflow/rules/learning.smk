@@ -125,7 +125,7 @@ rule photoz:
     input:
         dataset="results/dataset.json",
         shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
-        models=best_models,
+        models=models_of(config["photoz"]["start"], config["photoz"]["fraction"]),
         code=sources("photoz"),
     output:
         "results/photoz/catalog.parquet",
@@ -143,3 +143,27 @@ rule photoz:
     shell:
         "python -m pipeline.photoz --model {input.models:q} --dataset {input.dataset:q}"
         " {params.options} {resources.running} --output {output:q} 2>&1 | tee {log}"
+
+
+rule photoz_test:
+    input:
+        dataset="results/dataset.json",
+        shards=expand("results/cutouts/{shard}.h5", shard=SHARDS),
+        models=lambda wildcards: models_of(wildcards.start, MOST),
+        code=sources("photoz"),
+    output:
+        "results/photoz/test-{start}.parquet",
+    log:
+        "logs/photoz/test-{start}.log",
+    conda:
+        "../../envs/learning.yaml"
+    threads: config["photoz"]["threads"]
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        running=APPLYING,
+    params:
+        options=flags(config["photoz"], leave_out=["start", "fraction"]),
+    shell:
+        "python -m pipeline.photoz --model {input.models:q} --dataset {input.dataset:q}"
+        " --split test {params.options} {resources.running} --output {output:q} 2>&1 | tee {log}"
