@@ -126,29 +126,27 @@ def copy_of_run(survey: Path, to: Path) -> Path:
     return small_workflow.copy_of_run(survey, to, made)
 
 
-def test_shards_are_the_same_bytes_on_one_core_and_on_two(house, survey, tmp_path):
+def test_a_shard_is_the_same_bytes_alone_on_one_core(house, survey, tmp_path):
     folder = copy_of_run(survey, tmp_path)
-    done = snakemake(
-        house, folder, "--cores", "1", "results/cutouts/0001.h5", "results/cutouts/0000.h5"
-    )
+    done = snakemake(house, folder, "--cores", "1", "results/cutouts/0001.h5")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert shard_sums(folder) == shard_sums(survey)
+    made = shard_sums(folder)
+    assert list(made) == ["0001.h5"] and made.items() <= shard_sums(survey).items()
 
 
 def test_shards_are_the_same_bytes_after_kills_at_random_moments(house, survey, tmp_path):
     folder, chance = copy_of_run(survey, tmp_path), random.Random(7)
     for _ in range(3):
         words = small_workflow.command(
-            folder, "--cores", "2", "results/dataset.json", overlay=OVERLAY
+            folder, "--nolock", "--cores", "2", "results/dataset.json", overlay=OVERLAY
         )
         running = subprocess.Popen(
             words, cwd=house, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        time.sleep(chance.uniform(3, 14))
+        time.sleep(chance.uniform(2, 9))
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-        assert snakemake(house, folder, "--unlock").returncode == 0
     done = snakemake(house, folder, "--cores", "2", "results/dataset.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert shard_sums(folder) == shard_sums(survey)
