@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-LONG = ("test_rehearsal.py", "test_workflow_learning.py", "test_workflow.py")
+LONG = ("test_workflow.py", "test_workflow_learning.py", "test_rehearsal.py", "test_simulate.py")
 """Files that take minutes: they go first, so that no core is idle at the end."""
 
 
