@@ -22,8 +22,13 @@ NO_NETS = ("local_linear", "boosted_trees")
 """Starts of `train` that look at no image."""
 FROM_SCRATCH = ("supervised", "pasquet")
 """Starts whose net has learnt nothing before."""
-OWN = ("encoder", "pretrain", "train", "embed", "morphology")
-"""Sections of which a method may have keys of its own."""
+SHARED = {
+    "pretrain": ("method",),
+    "train": ("starts", "fractions", "seeds", "label_seed"),
+    "morphology": ("starts", "counts", "seeds", "label_seed", "input", "threshold", "debiased",
+                   "least_votes"),
+}  # fmt: skip
+"""Keys that all methods of a run have in common, by section."""
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -58,6 +63,10 @@ def checked(config: Mapping) -> dict:
         raise UserError(f"config: {_explain(errors[0])}")
     for method, sections in expanded.get("methods", {}).items():
         for section in sections:
+            for key in SHARED.get(section, ()):
+                if isinstance(sections[section], dict) and key in sections[section]:
+                    raise UserError(f"config: methods: {method}: {section}: {key} is the same for "
+                                    f"all methods; put it into {section}")  # fmt: skip
             merged = {**expanded, section: own(expanded, method, section)}
             error = next(_Validator(schema).iter_errors(merged), None)
             if error:

@@ -44,7 +44,7 @@ from pipeline.learning.task_morphology import train_on_vectors, train_types
 from pipeline.learning.task_photoz import train_magnitudes, train_photoz
 from pipeline.learning.training import OPTIMISERS, SELECT, Settings
 from pipeline.run import UserError
-from pipeline.similarity.vectors import KINDS, WHITENED, read_vectors
+from pipeline.similarity.vectors import KINDS, read_vectors
 
 _NET = ("net", "width", "crop", "bin", "scale", "bands")
 """Flags of a net from scratch."""
@@ -57,13 +57,17 @@ def main(argv: list[str] | None = None) -> None:
     use_threads(args.threads)
     if args.label_seed is None:
         args.label_seed = args.seed
-    if not 0 <= args.label_seed < SEEDS:
-        raise UserError(f"label_seed: {args.label_seed}; give 0 or more, and less than {SEEDS}")
+    for name in ("seed", "label_seed"):
+        if not 0 <= getattr(args, name) < SEEDS:
+            raise UserError(f"{name}: {getattr(args, name)}; give 0 or more, and less than {SEEDS}")
     images = open_set(args.dataset)
     {"photoz": _photoz, "morphology": _morphology}[args.task](args, images)
 
 
 def _photoz(args: argparse.Namespace, images: ImageSet) -> None:
+    for name in ("vectors", "components"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is of --task morphology; leave it out, or give that task")
     if args.magnitudes:
         if not args.catalog:
             raise UserError("--magnitudes needs --catalog, results/catalog.parquet")
@@ -74,11 +78,11 @@ def _photoz(args: argparse.Namespace, images: ImageSet) -> None:
     start, deredden = _start(args, images, lambda encoder: PhotozNet(encoder, bins, args.seed),
                              asdict(bins))  # fmt: skip
 
-    def train(settings: Settings, means: Means) -> None:
-        train_photoz(images, args.output, args.fractions, start, bins, settings, means,
-                     args.label_seed, args.turns)  # fmt: skip
+    def train(settings: Settings, means: Means) -> list[str]:
+        return train_photoz(images, args.output, args.fractions, start, bins, settings, means,
+                            args.label_seed, args.turns)  # fmt: skip
 
-    _with_ranks(args, deredden, train, [f"{fraction:g}" for fraction in args.fractions])
+    _with_ranks(args, deredden, train)
 
 
 def _morphology(args: argparse.Namespace, images: ImageSet) -> None:
@@ -86,23 +90,27 @@ def _morphology(args: argparse.Namespace, images: ImageSet) -> None:
         raise UserError("--task morphology needs --catalog, results/catalog.parquet, for the votes")
     votes = Votes(args.threshold, args.debiased, args.least_votes)
     types = read_types(args.catalog, images.objid, votes)
+    if args.magnitudes:
+        raise UserError("--magnitudes is of --task photoz; leave it out")
+    if args.vectors and args.components is not None:
+        raise UserError("--vectors and --components are two things to learn from; give one")
     if args.vectors or args.components is not None:
         small = {name: getattr(args, f"small_{name}") for name in _SMALL}
         settings = SmallSettings(**small, seed=args.seed, select=args.select)
         vectors_of = _read(args, images) if args.vectors else _components(args, images)
-        train_on_vectors(images, types, args.output, args.counts, vectors_of, settings,
-                         args.label_seed)  # fmt: skip
-        _provenance(args, args.counts)
+        names = train_on_vectors(images, types, args.output, args.counts, vectors_of, settings,
+                                 args.label_seed)  # fmt: skip
+        _provenance(args, names)
         return
     start, deredden = _start(
         args, images, lambda encoder: LabelNet(encoder, len(CLASSES), args.seed), {}
     )
 
-    def train(settings: Settings, means: Means) -> None:
-        train_types(images, types, args.output, args.counts, start, settings, means,
-                    args.label_seed, args.turns)  # fmt: skip
+    def train(settings: Settings, means: Means) -> list[str]:
+        return train_types(images, types, args.output, args.counts, start, settings, means,
+                           args.label_seed, args.turns)  # fmt: skip
 
-    _with_ranks(args, deredden, train, args.counts)
+    _with_ranks(args, deredden, train)
 
 
 def _read(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np.ndarray]:
@@ -118,13 +126,17 @@ def _read(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np
     if len(absent):
         raise UserError(f"{other}: galaxy {absent[0]} is not in it ({len(absent)} such); run embed "
                         "on this one")  # fmt: skip
-    if vectors.attrs.get("data", images.digest) != images.digest:
+    vouched = images.mad is not None  # by a dataset.json; loose files have no name that lasts
+    if vouched and vectors.attrs.get("data", images.digest) != images.digest:
         raise UserError(f"{other}, with the same galaxies; run embed on this one")
     return lambda part: vectors.unit[order[np.searchsorted(objid, part.objid)]]
 
 
 def _components(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np.ndarray]:
     """What gives the principal components of galaxies, those of the images that have no labels."""
+    if args.encoder:
+        raise UserError("--encoder: components are of the images; say with --crop, --bin, --bands "
+                        "and --scale how they are given, or leave --components out")  # fmt: skip
     encoder = Encoder(_spec(args, images))
     deredden = args.deredden is not False
     learnt = images.take(members(images, "train+unlabelled"))
@@ -133,9 +145,8 @@ def _components(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSe
 
 
 def _with_ranks(
-    args: argparse.Namespace, deredden: bool, train: Callable[[Settings, Means], None],
-    names: Sequence[object],
-) -> None:  # fmt: skip
+    args: argparse.Namespace, deredden: bool, train: Callable[[Settings, Means], list[str]]
+) -> None:
     """Call `train` with what the flags say, on this process's device; note how it was done."""
     ranks = Ranks.from_environment(args.device)
     if not ranks.first:
@@ -147,19 +158,20 @@ def _with_ranks(
         given["encoder_rate"] = 0.1 if args.encoder else 1.0
     means = Means(ranks, args.workers, args.memory_gb, args.checkpoint_minutes, args.tensorboard)
     try:
-        train(Settings(**given), means)
+        names = train(Settings(**given), means)
         if ranks.first:
             _provenance(args, names, device=str(ranks.device), ranks=ranks.ranks)
     finally:
         ranks.close()
 
 
-def _provenance(args: argparse.Namespace, names: Sequence[object], **facts: object) -> None:
-    """Beside each model that there is: counts may have been left out."""
-    for name in names:
-        model = args.output / f"{name}-{args.seed}" / "model.pt"
-        if model.is_file():
-            run.write_provenance(model, threads=torch.get_num_threads(), **facts)
+def _provenance(args: argparse.Namespace, names: Sequence[str], **facts: object) -> None:
+    """Beside each model that was made, and beside the predictions of all."""
+    products = [args.output / f"{name}-{args.seed}" / "model.pt" for name in names]
+    if args.task == "morphology":
+        products.append(args.output / f"predictions-{args.seed}.parquet")
+    for product in products:
+        run.write_provenance(product, threads=torch.get_num_threads(), **facts)
 
 
 def _start(
@@ -240,7 +252,7 @@ def _add_morphology(group) -> None:
         help="of votes corrected for distance and size (yes)")  # fmt: skip
     add("--least-votes", type=int, default=1, metavar="N", help="fewer tell nothing (1)")
     add("--vectors", metavar="FILE", help="a small net on the vectors in results/embed/METHOD.h5")
-    add("--kind", choices=(*KINDS, WHITENED), help="of the vectors (contrastive where there are)")
+    add("--kind", choices=KINDS, help="of the vectors (contrastive where there are)")
     add("--components", type=int, metavar="N", help="a small net on so many principal components "
         "of the images, as the net would be given them")  # fmt: skip
     for name, text in (

@@ -96,6 +96,11 @@ def test_the_rehearsal_sets_all_numbers_of_learning_that_the_real_thing_sets():
         (("methods", "moco", "search"), {}, "methods: moco: search is none of encoder, pretrain"),
         (("methods", "moco", "encoder"), {"nett": 1}, "moco: encoder: unknown key nett; did you"),
         (("methods", "moco", "train"), {"lr": -1}, "methods: moco: train: lr: -1 is less than"),
+        (
+            ("methods", "moco", "train"),
+            {"fractions": [1]},
+            "moco: train: fractions is the same for",
+        ),
         (("methods", "moco", "train"), 3, "methods: moco: train: 3 is not of type 'object'"),
         (("morphology", "threshold"), 1.0, "threshold: 1.0 is greater than or equal to the maxim"),
         (("morphology", "starts"), ["pasquet"], "morphology: starts: 0: 'pasquet' is not one of"),

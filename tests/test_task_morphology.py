@@ -74,7 +74,8 @@ def test_a_run_makes_a_folder_for_each_count_that_there_is_and_one_file_of_all(
     made, trained, start
 ):
     there = sorted(path.name for path in (trained / start).iterdir())
-    assert there == ["10-3", "40-3", "predictions-3.parquet"]
+    table = "predictions-3.parquet"
+    assert there == ["10-3", "40-3", table, f"{table}.provenance.json"]
     for name in there[:2]:
         files = {path.name for path in (trained / start / name).iterdir()}
         products = {"model.pt", "history.csv", "predictions.parquet"}
@@ -195,12 +196,17 @@ def test_a_model_of_types_tells_no_redshift_but_is_an_encoder(trained):
         ("moco", ["--small-lr", "-1"], "^lr: -1.0; give a number above 0"),
         ("moco", ["--crop", "32"], "--crop: .*vectors.h5 are made already"),
         ("moco", ["--kind", "contrastive"], "vectors.h5: no contrastive vectors; it has pooled"),
+        ("moco", ["--components", "3"], "--vectors and --components are two things to learn from"),
+        ("moco", ["--magnitudes", "local_linear"], "--magnitudes is of --task photoz"),
+        ("moco", ["--task", "photoz"], "--vectors is of --task morphology"),
+        ("moco", ["--seed", "-1"], "^seed: -1; give 0 or more"),
+        ("pca", ["--crop", "46", "--bin", "1"], "components: of images of 10580 numbers they take"),
         ("pca", ["--components", "100000"], "components: 100000, but .* images of 1280 pixels"),
         ("supervised", ["--loss", "ordinal"], "loss: ordinal is of redshifts"),
         (
             "supervised",
             ["--groups", "8"],
-            "10 labels, but batch normalisation in 8 groups needs 16; give",
+            "counts: 10: 10 labels, but batch normalisation in 8 groups needs 16; give",
         ),
     ],
 )
@@ -211,6 +217,18 @@ def test_what_a_user_can_get_wrong_is_one_line_and_leaves_nothing(
         train.main(arguments(made, tmp_path, start, *more))
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*/[0-9p]*"))
+
+
+def test_a_class_without_a_test_galaxy_is_told_before_anything_is_trained(made, tmp_path, caplog):
+    table = pd.read_parquet(made / "catalog.parquet")
+    late = table["split"] == "test"
+    table.loc[late, ["p_el", "p_el_debiased"]] = 0.0
+    table.to_parquet(tmp_path / "catalog.parquet", index=False)
+    words = arguments(made, tmp_path, "moco")
+    words[words.index("--catalog") + 1] = str(tmp_path / "catalog.parquet")
+    train.main(words)
+    told = [line for line in caplog.messages if "no test galaxy" in line]
+    assert len(told) == 1 and "is early by these votes" in told[0]
 
 
 def test_labels_that_are_absent_are_told(made, tmp_path):

@@ -123,7 +123,9 @@ def test_a_state_of_other_pixels_is_not_taken_up(tmp_path, monkeypatch):
     shards = write_set(tmp_path, catalog, stamp=Stamp(size=37))
     catalog = manifest.read_catalog(tmp_path / "catalog.parquet", ("objID", "split"))
     origins = []
-    monkeypatch.setattr(train, "train_photoz", lambda images, *_: origins.append(images.digest))
+    monkeypatch.setattr(
+        train, "train_photoz", lambda images, *_: origins.append(images.digest) or []
+    )
     monkeypatch.setattr(train.run, "write_provenance", lambda *args, **facts: None)
     for _ in range(2):
         run.write_json(dataset.summarise(shards, catalog, tmp_path), tmp_path / "dataset.json")

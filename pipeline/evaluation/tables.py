@@ -19,7 +19,8 @@ def to_markdown(content: dict) -> str:
     parts = [
         "# Photometric redshifts of the test galaxies",
         _about(content),
-        f"Brackets: {level} intervals: a bootstrap over galaxies, Student's t over seeds. "
+        f"Brackets: {level} intervals: a bootstrap over galaxies, Student's t over seeds (of an "
+        "ensemble over galaxies alone: of these very nets). "
         "PIT spread: 1 is right, more is too narrow. The catalogue's PDF is a Gaussian of its "
         "stated error.",
         "## All methods, most labels",

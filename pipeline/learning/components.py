@@ -16,6 +16,8 @@ from pipeline.survey.hashing import mix64
 
 MOST = 20000
 """Images, at most, that the components are those of, chosen by a hash."""
+MOST_VALUES = 8192
+"""Numbers of an image, at most: the work grows with their cube."""
 _BATCH = 256
 
 
@@ -35,8 +37,12 @@ def components(
     """(mean (d,), axes (count, d)) float32: the principal components of `images`.
 
     Raises:
-        UserError: fewer images, or fewer pixels, than components.
+        UserError: fewer images, or fewer pixels, than components; or too many pixels.
     """
+    if encoder.spec.values > MOST_VALUES:
+        raise UserError(f"components: of images of {encoder.spec.values} numbers they take too "
+                        f"long; give a larger bin or fewer bands, {MOST_VALUES} at "
+                        "most")  # fmt: skip
     chosen = images.take(np.sort(np.argsort(mix64(images.objid), kind="stable")[:MOST]))
     most = min(len(chosen), encoder.spec.values)
     if not 1 <= count <= most:

@@ -88,9 +88,11 @@ def labelled_parts(
 def train_subsets(
     parts: Parts, masks: Mapping[str, np.ndarray], start: Start, task: Task, settings: Settings,
     means: Means, output: Path, facts: Mapping, finish: Finish,
+    gather: Callable[[], None] | None = None,
 ) -> None:  # fmt: skip
     """Train a net for each of `masks` of parts.train, by name: OUTPUT/{name}-{seed}/.
 
+    `gather` is called when all are there, before what a killed run would go on from is removed.
     `facts` are what, beside the settings, a state must agree in to be taken up.
 
     Raises:
@@ -120,6 +122,8 @@ def train_subsets(
                 shutil.copytree(done, part, dirs_exist_ok=True)
     means.ranks.barrier()
     if means.ranks.first:
+        if gather:
+            gather()
         shutil.rmtree(state)
 
 

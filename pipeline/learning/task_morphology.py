@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline import run
 from pipeline.images.morphology import CLASSES
-from pipeline.images.reader import ImageSet, first_labels
+from pipeline.images.reader import ImageSet, first_labels, in_split
 from pipeline.learning import checkpoint, smallnet, tasks
 from pipeline.learning.labelnet import LabelNet
 from pipeline.learning.smallnet import Labelled, SmallSettings
@@ -33,9 +33,10 @@ _OWN = "predictions.parquet"
 def train_types(
     images: ImageSet, types: np.ndarray, output: Path, counts: Sequence[int], start: Start,
     settings: Settings, means: Means, label_seed: int, turns: int = 8,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Train a net on images for each of `counts` labels of train; see the module for what is made.
 
+    Gives the counts that there are, as their folders are named.
     `types` (n,) are 1 early, 0 late, NaN unknown. `label_seed` decides which labels a count has;
     those of a smaller one are among those of a larger. Predictions average over `turns` turns.
 
@@ -48,7 +49,10 @@ def train_types(
     parts = _parts(images, types, means.memory_gb, settings.colour_weight > 0)
     masks = _masks(parts, counts, label_seed)
     for count in masks:  # before anything is trained
-        settings.batch_of(int(count), means.ranks.ranks)
+        try:
+            settings.batch_of(int(count), means.ranks.ranks)
+        except UserError as error:
+            raise UserError(f"counts: {count}: {error}") from None
     options = {"deredden": settings.deredden, "turns": turns}
 
     def finish(net: LabelNet, found: dict, data: Data, folder: Path, label: str) -> None:
@@ -68,15 +72,18 @@ def train_types(
     digest = hashlib.sha256(np.ascontiguousarray(types).tobytes()).hexdigest()
     facts = {"turns": turns, "data": images.digest, "types": digest}
     task = tasks.types(known, early)
-    train_subsets(parts, masks, start, task, settings, means, output, facts, finish)
-    if means.ranks.first:
+
+    def gather() -> None:
         _gather(output, masks, settings.seed)
+
+    train_subsets(parts, masks, start, task, settings, means, output, facts, finish, gather)
+    return list(masks)
 
 
 def train_on_vectors(
     images: ImageSet, types: np.ndarray, output: Path, counts: Sequence[int],
     vectors_of: Callable[[ImageSet], np.ndarray], settings: SmallSettings, label_seed: int,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """As `train_types`, by a small net on vectors: `vectors_of` a set, (n, dim) float32.
 
     Raises:
@@ -100,13 +107,20 @@ def train_on_vectors(
             _predictions(parts.judged, p, int(count)).to_parquet(folder / _OWN, index=False)
         _tell(label, parts.judged, p, int(count))
     _gather(output, masks, settings.seed)
+    return list(masks)
 
 
 def _parts(
     images: ImageSet, types: np.ndarray, memory_gb: float, unlabelled: bool = False
 ) -> Parts:
     typed = replace(images, table=images.table.assign(type=types))
-    return labelled_parts(typed, np.isfinite(types), "type", memory_gb, unlabelled)
+    parts = labelled_parts(typed, np.isfinite(types), "type", memory_gb, unlabelled)
+    test = parts.judged.take(in_split(parts.judged, "test"))
+    for number, called in enumerate(CLASSES):
+        if not np.any(_early(test) == number):
+            run.log.warning("no test galaxy is %s by these votes, so nothing can be scored; look "
+                            "at threshold and least_votes", called)  # fmt: skip
+    return parts
 
 
 def _early(images: ImageSet) -> np.ndarray:

@@ -27,9 +27,10 @@ _DESCRIBED = 16384
 def train_photoz(
     images: ImageSet, output: Path, fractions: Sequence[float], start: Start, bins: Bins,
     settings: Settings, means: Means, label_seed: int, turns: int = 8,
-) -> None:  # fmt: skip
+) -> list[str]:  # fmt: skip
     """Train a net on each of `fractions` of the labels of train; see the module for what is made.
 
+    Gives the names of the fractions, which the folders begin with.
     `label_seed` decides, for all starts alike, which labels a fraction has; predictions average
     over `turns` turns of the square.
 
@@ -50,6 +51,7 @@ def train_photoz(
     facts = {"turns": turns, "data": images.digest}
     task = tasks.redshifts(bins, settings.loss)
     train_subsets(parts, masks, start, task, settings, means, output, facts, finish)
+    return list(masks)
 
 
 def train_magnitudes(

@@ -82,7 +82,8 @@ rule train_morphology:
         "../../envs/learning.yaml"
     threads: lambda wildcards: own(config, wildcards.start, "morphology")["threads"]
     resources:
-        mem_mb=8000,
+        # all vectors lie in memory: pooled, 14 GB for 1.7 million of 2048
+        mem_mb=lambda wildcards: 20000 if type_vectors(wildcards) else 8000,
         runtime=1440,
         running=TRAINING,
     params:
@@ -163,7 +164,8 @@ rule photoz_test:
         runtime=720,
         running=APPLYING,
     params:
-        options=flags(config["photoz"], leave_out=["start", "fraction"]),
+        # turns are those of the models, as of their own predictions
+        options=flags(config["photoz"], leave_out=["start", "fraction", "turns"]),
     shell:
         "python -m pipeline.photoz --model {input.models:q} --dataset {input.dataset:q}"
         " --split test {params.options} {resources.running} --output {output:q} 2>&1 | tee {log}"
