@@ -16,7 +16,13 @@ from pipeline.similarity.atlas import draw
 from pipeline.similarity.atlas_page import page, thumbnail
 from pipeline.similarity.figures import stamps_of
 from pipeline.similarity.umap_map import Projection, project, sample
-from pipeline.similarity.vectors import KINDS, WHITENED, Vectors, read_vectors
+from pipeline.similarity.vectors import (
+    KINDS,
+    WHITENED,
+    Vectors,
+    of_other_pixels,
+    read_vectors,
+)
 
 _BLOCK = 256
 """Stamps in memory at a time."""
@@ -85,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     votes = Votes(args.threshold, args.debiased, args.least_votes)
     vectors, images = read_vectors(args.embed, args.vectors), open_set(args.dataset)
     objid = vectors.table["objID"].to_numpy()
-    _refuse_others(args, objid, images)
+    _refuse_others(args, vectors, images)
     rows = sample(objid, args.galaxies)
     types = types_of(args.catalog, objid[rows], votes)
     progress = run.Progress("atlas", len(rows), "galaxies")
@@ -121,13 +127,17 @@ def _words(vectors: Vectors, table: pd.DataFrame, how: Projection) -> tuple[str,
     )
 
 
-def _refuse_others(args: argparse.Namespace, objid: np.ndarray, images: ImageSet) -> None:
+def _refuse_others(args: argparse.Namespace, vectors: Vectors, images: ImageSet) -> None:
+    objid = vectors.table["objID"].to_numpy()
     others = objid[~np.isin(objid, images.objid)]
     if len(others):
         raise run.UserError(
             f"{args.embed}: galaxy {others[0]} is not in {args.dataset} ({len(others)} such); "
             "give the dataset that the vectors were made from"
         )
+    if of_other_pixels(vectors, images):
+        raise run.UserError(f"{args.embed}: vectors of other images of these galaxies than those "
+                            f"of {args.dataset}; run embed on this one")  # fmt: skip
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -46,6 +46,7 @@ from pipeline.images.shard import SPLITS
 from pipeline.learning import domain
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import in_order
+from pipeline.learning.nets import NETS
 from pipeline.learning.predict import BATCH, apply
 from pipeline.learning.ranks import DEVICES, choose_device, use_threads
 from pipeline.learning.redshift import Bins, PhotozNet, load_model, summary
@@ -265,7 +266,7 @@ def main(argv: list[str] | None = None) -> None:
             images = images.take(members(images, args.split))
         for model in models:
             check_crop(model.net.encoder.spec.crop, images.size)
-        if any(model.deredden for model in models):
+        if any(model.deredden or NETS[model.net.encoder.spec.net].dust for model in models):
             warn_of_dust(images)
         scores = apply_models(models, images, args.output, args.qp, device, args.workers)
     models = [run.sha256(path) for path in args.model]

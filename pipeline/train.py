@@ -44,7 +44,7 @@ from pipeline.learning.task_morphology import train_on_vectors, train_types
 from pipeline.learning.task_photoz import train_magnitudes, train_photoz
 from pipeline.learning.training import OPTIMISERS, SELECT, Settings
 from pipeline.run import UserError
-from pipeline.similarity.vectors import KINDS, read_vectors
+from pipeline.similarity.vectors import KINDS, of_other_pixels, read_vectors
 
 _NET = ("net", "width", "crop", "bin", "scale", "bands")
 """Flags of a net from scratch."""
@@ -126,8 +126,7 @@ def _read(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np
     if len(absent):
         raise UserError(f"{other}: galaxy {absent[0]} is not in it ({len(absent)} such); run embed "
                         "on this one")  # fmt: skip
-    vouched = images.mad is not None  # by a dataset.json; loose files have no name that lasts
-    if vouched and vectors.attrs.get("data", images.digest) != images.digest:
+    if of_other_pixels(vectors, images):
         raise UserError(f"{other}, with the same galaxies; run embed on this one")
     return lambda part: vectors.unit[order[np.searchsorted(objid, part.objid)]]
 

@@ -2,7 +2,9 @@
 
 import logging
 import re
+import shutil
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,6 +139,15 @@ def test_what_cannot_be_is_refused_in_one_line(folder, tmp_path, more, message):
         run(folder, tmp_path / "out", *more)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_vectors_of_other_images_of_the_same_galaxies_are_refused(folder, tmp_path):
+    shutil.copy(folder / "moco.h5", tmp_path / "moco.h5")
+    with h5py.File(tmp_path / "moco.h5", "a") as file:
+        file.attrs["data"] = "of another day"
+    more = ["--dataset", str(folder / "dataset.json"), "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="moco.h5: vectors of other images .*; run embed on this"):
+        atlas.main(["--embed", str(tmp_path / "moco.h5"), *more])
 
 
 def test_a_set_or_a_catalogue_of_other_galaxies_is_refused(folder, tmp_path):

@@ -201,8 +201,8 @@ def warn_of_dust(images: ImageSet) -> None:
     unknown = int(np.isnan(images.extinction).any(axis=1).sum())
     if unknown:
         run.log.warning(
-            "%d of %d galaxies have no extinction, so their dust is left on; add extinction_u "
-            "to extinction_z to their table", unknown, len(images),
+            "%d of %d galaxies have no extinction, so their dust is left on (E(B-V) is 0 for a net "
+            "that reads it); add extinction_u to extinction_z to their table", unknown, len(images),
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.images.disk import new_file
+from pipeline.images.reader import ImageSet
 from pipeline.run import UserError, log
 from pipeline.similarity.whitening import Whitening, whitening
 
@@ -56,6 +57,15 @@ class Vectors:
     def positions(self) -> np.ndarray:
         """RA and Dec [deg] of every galaxy, (N, 2)."""
         return self.table[["ra", "dec"]].to_numpy()
+
+
+def of_other_pixels(vectors: Vectors, images: ImageSet) -> bool:
+    """Were the vectors made from other images than `images`, of the same galaxies perhaps?
+
+    Known only where both are of a dataset.json: loose files have no name that lasts.
+    """
+    vouched = images.mad is not None
+    return vouched and vectors.attrs.get("data", images.digest) != images.digest
 
 
 class VectorWriter:
