@@ -182,7 +182,7 @@ def test_the_batch_shrinks_to_the_labels(labels, batch, groups, expected):
 @pytest.mark.parametrize(
     ("settings", "labels", "ranks", "text"),
     [
-        ({}, 3, 1, "3 labels, but batch normalisation in 1 groups needs 4; give a larger"),
+        ({}, 3, 1, "3 labels, but batch normalisation in 1 groups needs 4; give more"),
         ({"groups": 8}, 15, 1, "15 labels, but batch normalisation in 8 groups needs 16"),
         ({"groups": 8, "batch": 8}, 100, 1, "batch: 8 leaves 8 groups .*give 16"),
         ({"groups": 3}, 100, 2, "groups: 3 is not a multiple of 2 ranks"),
