@@ -132,7 +132,7 @@ def _read(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np
 
 
 def _components(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSet], np.ndarray]:
-    """What gives the principal components of galaxies, those of the images that have no labels."""
+    """What gives galaxies along the principal components of train and unlabelled images."""
     if args.encoder:
         raise UserError("--encoder: components are of the images; say with --crop, --bin, --bands "
                         "and --scale how they are given, or leave --components out")  # fmt: skip
@@ -140,7 +140,7 @@ def _components(args: argparse.Namespace, images: ImageSet) -> Callable[[ImageSe
     deredden = args.deredden is not False
     learnt = images.take(members(images, "train+unlabelled"))
     mean, axes = components.components(learnt, encoder, args.components, deredden)
-    return lambda part: (components.pixels(part, encoder, deredden) - mean) @ axes.T
+    return lambda part: components.project(part, encoder, mean, axes, deredden)
 
 
 def _with_ranks(

@@ -38,6 +38,8 @@ def test_components_are_those_of_a_singular_value_decomposition(images):
     assert axes.dtype == np.float32 and axes @ axes.T == pytest.approx(np.eye(5), abs=1e-5)
     right = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:5]
     assert np.abs(np.sum(axes * right, axis=1)) == pytest.approx(np.ones(5), abs=1e-4)
+    along = components.project(images, encoder, mean, axes)
+    assert along == pytest.approx((x - mean) @ axes.T, abs=1e-4) and along.dtype == np.float32
 
 
 def test_of_many_images_a_sample_is_taken_that_follows_from_their_ids(images, monkeypatch):

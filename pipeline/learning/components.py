@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -23,12 +25,24 @@ _BATCH = 256
 
 def pixels(images: ImageSet, encoder: Encoder, deredden: bool = True) -> np.ndarray:
     """What the net of `encoder` is given of each image, a row each: (n, bands side^2) float32."""
-    rows = []
-    with torch.no_grad():
-        for part in in_order(images, _BATCH):
-            crop = centre(part.images, part.extinction, encoder.spec.crop, deredden)
-            rows.append(encoder.prepared(crop.float()).flatten(1).numpy())
+    rows = _blocks(images, encoder, deredden)
     return np.concatenate([np.empty((0, encoder.spec.values), np.float32), *rows])
+
+
+def project(
+    images: ImageSet, encoder: Encoder, mean: np.ndarray, axes: np.ndarray, deredden: bool = True
+) -> np.ndarray:
+    """`images` along `components`, (n, count) float32; not all pixels are in memory at a time."""
+    with threadpool_limits(torch.get_num_threads()):
+        rows = [(block - mean) @ axes.T for block in _blocks(images, encoder, deredden)]
+    return np.concatenate([np.empty((0, len(axes)), np.float32), *rows])
+
+
+@torch.no_grad()
+def _blocks(images: ImageSet, encoder: Encoder, deredden: bool) -> Iterator[np.ndarray]:
+    for part in in_order(images, _BATCH):
+        crop = centre(part.images, part.extinction, encoder.spec.crop, deredden)
+        yield encoder.prepared(crop.float()).flatten(1).numpy()
 
 
 def components(

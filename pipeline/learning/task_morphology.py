@@ -7,7 +7,6 @@ truth) and p_early. Counts that the survey has not are left out, which is said.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -103,7 +102,8 @@ def train_on_vectors(
         with run.whole_folder(output / f"{count}-{settings.seed}") as folder:
             content = {"dim": train.x.shape[1], "net": net.state_dict(), "training": found}
             checkpoint.save(folder / "model.pt", "smallnet", content)
-            _write_history(folder / "history.csv", history)
+            rows = pd.DataFrame(history)
+            rows.to_csv(folder / "history.csv", index=False, float_format="%.7g")
             _predictions(parts.judged, p, int(count)).to_parquet(folder / _OWN, index=False)
         _tell(label, parts.judged, p, int(count))
     _gather(output, masks, settings.seed)
@@ -165,17 +165,6 @@ def _tell(label: str, judged: ImageSet, p: np.ndarray, labels: int) -> None:
         right = np.mean((p >= 0.5)[valid] == _early(judged)[valid])
         run.log.info("%s: %d labels; %d valid galaxies: accuracy %.4f", label, labels,
                      valid.sum(), right)  # fmt: skip
-
-
-def _write_history(path: Path, rows: Sequence[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-
-
-def _cell(value: float | int | None) -> object:
-    return f"{value:.7g}" if isinstance(value, float) else value
 
 
 def _gather(output: Path, names: Iterable[str], seed: int) -> None:
