@@ -79,7 +79,8 @@ def test_a_net_has_one_hidden_layer():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"hidden": 0}, {"epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"weight_decay": -1.0},
+    [{"hidden": 0}, {"epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": np.inf},
+     {"weight_decay": -1.0}, {"weight_decay": np.inf},
      {"dropout": 1.0}, {"select": "first"}, {"seed": -1}],
     ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.images.morphology import CLASSES
+from pipeline.learning.augment import refuse_wrong
 from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import seeded
 from pipeline.learning.tasks import log_loss
@@ -34,18 +36,16 @@ class SmallSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, good, text in (
-            ("hidden", self.hidden >= 1, "1 or more"),
-            ("epochs", self.epochs >= 1, "1 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
-            ("lr", self.lr > 0, "a number above 0"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("dropout", 0 <= self.dropout < 1, "0 or more, and less than 1"),
-            ("select", self.select in SELECT, f"one of {', '.join(SELECT)}"),
-            ("seed", 0 <= self.seed < SEEDS, f"0 or more, and less than {SEEDS}"),
-        ):
-            if not good:
-                raise UserError(f"{name}: {getattr(self, name)}; give {text}")
+        refuse_wrong((
+            ("hidden", self.hidden, self.hidden >= 1, "1 or more"),
+            ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
+            ("batch", self.batch, self.batch >= 1, "1 or more"),
+            ("lr", self.lr, 0 < self.lr < math.inf, "a number above 0"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more"),
+            ("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, and less than 1"),
+            ("select", self.select, self.select in SELECT, f"one of {', '.join(SELECT)}"),
+            ("seed", self.seed, 0 <= self.seed < SEEDS, f"0 or more, and less than {SEEDS}"),
+        ))  # fmt: skip
 
 
 class SmallNet(nn.Module):

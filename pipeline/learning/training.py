@@ -13,7 +13,7 @@ from torch import nn
 from pipeline import run
 from pipeline.images.reader import ImageSet
 from pipeline.learning import checkpoint
-from pipeline.learning.augment import Augmentation, centre, e_bv_of, view_keys
+from pipeline.learning.augment import Augmentation, centre, e_bv_of, refuse_wrong, view_keys
 from pipeline.learning.batches import SEEDS, Batch, Batches, in_order
 from pipeline.learning.colours import ColourTask, measure
 from pipeline.learning.history import History, Pace
@@ -66,22 +66,21 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, good, text in (
-            ("steps", self.steps >= 1, "at least 1"),
-            ("batch", self.batch >= 1, "at least 1"),
-            ("groups", self.groups >= 1, "at least 1"),
-            ("check_every", self.check_every >= 1, "at least 1"),
-            ("seed", 0 <= self.seed < SEEDS, f"0 or more, and less than {SEEDS}"),
-            ("lr", self.lr > 0, "a number above 0"),
-            ("encoder_rate", self.encoder_rate >= 0, "0 or more"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("colour_weight", self.colour_weight >= 0, "0 or more"),
-            ("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
-            ("optimiser", self.optimiser in OPTIMISERS, f"one of {', '.join(OPTIMISERS)}"),
-            ("select", self.select in SELECT, f"one of {', '.join(SELECT)}"),
-        ):
-            if not good:
-                raise UserError(f"{name}: {getattr(self, name)}; give {text}")
+        refuse_wrong((
+            ("steps", self.steps, self.steps >= 1, "at least 1"),
+            ("batch", self.batch, self.batch >= 1, "at least 1"),
+            ("groups", self.groups, self.groups >= 1, "at least 1"),
+            ("check_every", self.check_every, self.check_every >= 1, "at least 1"),
+            ("seed", self.seed, 0 <= self.seed < SEEDS, f"0 or more, and less than {SEEDS}"),
+            ("lr", self.lr, self.lr > 0, "a number above 0"),
+            ("encoder_rate", self.encoder_rate, self.encoder_rate >= 0, "0 or more"),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
+            ("colour_weight", self.colour_weight, self.colour_weight >= 0, "0 or more"),
+            ("loss", self.loss, self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
+            ("optimiser", self.optimiser, self.optimiser in OPTIMISERS,
+             f"one of {', '.join(OPTIMISERS)}"),
+            ("select", self.select, self.select in SELECT, f"one of {', '.join(SELECT)}"),
+        ))  # fmt: skip
         if self.freeze and self.colour_weight:
             raise UserError("colour_weight: a frozen encoder learns nothing from colours; give 0")
         learning_rate(0, self.steps, self.lr, self.schedule, self.warmup)  # refuses what is wrong
