@@ -65,6 +65,9 @@ PLANNING = flags(
     {key: config["frames"][key] for key in ("streams", "window", "cache_gb")}
     | {"mb_per_second": config["network"].get("mb_per_second")}
 )
+# files of a folder are linked, and take nothing of the disk
+DISK = flags({"disk_gb": config["frames"].get("disk_gb") if FETCHES else None})
+CUTTING = flags({"scheduler": config["cutouts"].get("scheduler")})
 STAMP = flags({key: config["cutouts"][key] for key in ("size", "fov", "mask")})
 # whose vectors are made: the method's, and those that types are learnt from
 EMBEDDED = [METHOD]

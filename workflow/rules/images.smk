@@ -17,9 +17,10 @@ rule plan:
     params:
         stamp=STAMP,
         planning=PLANNING,
+        disk=DISK,
     shell:
         "python -m pipeline.frames plan --galaxies {input.catalog:q} {params.stamp}"
-        " {params.planning} --output {output:q} 2>&1 | tee {log}"
+        " {params.planning} {params.disk} --output {output:q} 2>&1 | tee {log}"
 
 
 rule measured:
@@ -89,12 +90,14 @@ rule cutouts:
     resources:
         mem_mb=lambda wildcards, threads: 500 + 250 * threads,
         runtime=240,
+        # no params: whose workers cut changes nothing in what comes out
+        cutting=CUTTING,
     params:
-        options=flags(config["cutouts"]),
+        options=flags(config["cutouts"], leave_out=["scheduler"]),
     shell:
         "python -m pipeline.cutouts --galaxies {input.catalog:q} --shard {wildcards.shard}"
-        " --archive {input.frames:q} {params.options} --workers {threads} --output {output:q}"
-        " 2>&1 | tee {log}"
+        " --archive {input.frames:q} {params.options} {resources.cutting} --workers {threads}"
+        " --output {output:q} 2>&1 | tee {log}"
 
 
 rule dataset:
