@@ -267,11 +267,17 @@ def _training_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _running_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--ranks", type=int, default=1,
+                       help="processes on a node that share a batch, one a GPU")  # fmt: skip
+    group.add_argument("--nodes", type=int, default=1,
+                       help="of a Slurm job, on each of which there are so many ranks")  # fmt: skip
     group.add_argument("--accumulate", type=int, default=1, help="micro-batches a step")
     group.add_argument("--memory-gb", type=float, default=4.0, metavar="GB",
-                       help="smaller sets are kept in memory")  # fmt: skip
-    group.add_argument("--workers", type=int, default=0, help="processes that read images")
-    group.add_argument("--threads", type=int, help="of torch on a CPU (as many as cores)")
+                       help="smaller sets are kept in memory, once by each rank that so much "
+                       "is shared by")  # fmt: skip
+    group.add_argument("--workers", type=int, default=0, help="processes that read images, a rank")
+    group.add_argument("--threads", type=int, help="of torch on a CPU, shared by the ranks of a "
+                       "node (as many as cores)")  # fmt: skip
     group.add_argument("--device", choices=DEVICES, default="auto", help="where to compute")
     group.add_argument("--checkpoint-minutes", type=float, default=10.0,
                        help="between states from which a killed run goes on")  # fmt: skip

@@ -270,11 +270,15 @@ def _add_morphology(group) -> None:
 def _add_means(group) -> None:
     add = group.add_argument
     add("--device", choices=DEVICES, default="auto", help="(auto)")
-    add("--threads", type=int, help="of torch; another number may change the last digits (as many "
-        "as cores)")  # fmt: skip
-    add("--workers", type=int, default=0, help="processes that read (0)")
-    add("--memory-gb", type=float, default=4.0, metavar="GB",
-        help="smaller sets are kept in memory (4)")  # fmt: skip
+    add("--ranks", type=int, default=1, help="processes on a node that share a batch, one a GPU; "
+        "small nets and --magnitudes take one (1)")  # fmt: skip
+    add("--nodes", type=int, default=1, help="of a Slurm job, on each of which there are so many "
+        "ranks (1)")  # fmt: skip
+    add("--threads", type=int, help="of torch, shared by the ranks of a node; another number may "
+        "change the last digits (as many as cores)")  # fmt: skip
+    add("--workers", type=int, default=0, help="processes that read, a rank (0)")
+    add("--memory-gb", type=float, default=4.0, metavar="GB", help="smaller sets are kept in "
+        "memory, once by each rank that so much is shared by (4)")  # fmt: skip
     add("--checkpoint-minutes", type=float, default=5.0, metavar="M",
         help="between states for a resume (5)")  # fmt: skip
     add("--tensorboard", action=argparse.BooleanOptionalAction, default=False,

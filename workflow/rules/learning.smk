@@ -19,6 +19,8 @@ rule pretrain:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
+        ranks=1,
         running=TRAINING,
     params:
         encoder=lambda wildcards: flags(own(config, wildcards.method, "encoder")),
@@ -28,6 +30,7 @@ rule pretrain:
     shell:
         "python -m pipeline.pretrain --dataset {input.dataset:q} --method {wildcards.method}"
         " {params.encoder} {params.options} {resources.running}"
+        " --nodes {resources.nodes} --ranks {resources.ranks}"
         " --output results/pretrain/{wildcards.method} 2>&1 | tee {log}"
 
 
@@ -53,6 +56,8 @@ rule train:
     resources:
         mem_mb=8000,
         runtime=2880,
+        nodes=1,
+        ranks=1,
         running=TRAINING,
     params:
         start=start_flags,
@@ -62,6 +67,7 @@ rule train:
     shell:
         "python -m pipeline.train --task photoz --dataset {input.dataset:q}"
         " {params.start} {params.options} {resources.running} --seed {wildcards.seed}"
+        " --nodes {resources.nodes} --ranks {resources.ranks}"
         " --output results/train/photoz/{wildcards.start} 2>&1 | tee {log}"
 
 
@@ -85,6 +91,8 @@ rule train_morphology:
         # all vectors lie in memory: pooled, 14 GB for 1.7 million of 2048
         mem_mb=lambda wildcards: 20000 if type_vectors(wildcards) else 8000,
         runtime=1440,
+        nodes=1,
+        ranks=1,
         running=TRAINING,
     params:
         start=type_input,
@@ -94,6 +102,7 @@ rule train_morphology:
     shell:
         "python -m pipeline.train --task morphology --dataset {input.dataset:q}"
         " --catalog {input.catalog:q} {params.start} {params.options} {resources.running}"
+        " --nodes {resources.nodes} --ranks {resources.ranks}"
         " --seed {wildcards.seed} --output results/train/morphology/{wildcards.start}"
         " 2>&1 | tee {log}"
 
