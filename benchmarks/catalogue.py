@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +53,8 @@ LEAST = 3000
 """With fewer galaxies there are fewer fields than shards."""
 SEED = 1
 MIN_B, MAX_PHOTOZ = 15.0, 0.8
+FIELD_REACH = 0.3
+"""Degrees; no pixel of a field is so far from its centre."""
 PIXEL = 0.396 / 3600
 NODE, INCL = 95.0, 32.5
 """The runs scan along parallels of one tilted sphere [deg], side by side: no two overlap."""
@@ -117,6 +119,11 @@ class Plan:
         """The field of each galaxy."""
         return np.repeat(np.arange(len(self.run)), np.diff(self.first))
 
+    def latitude(self) -> np.ndarray:
+        """|b| [deg] of each field's centre."""
+        ra, dec = self.sky(np.arange(len(self.run)), FRAME_SHAPE[0] / 2, FRAME_SHAPE[1] / 2)
+        return np.abs(positions.galactic_latitude(ra, dec))
+
     def sky(self, fields, row, column) -> tuple[np.ndarray, np.ndarray]:
         """ra, dec [deg] of a row and column (SDSS's, in r) of each of the fields."""
         mu = self.mu[fields] + self.step[fields] * row
@@ -130,28 +137,40 @@ def kinds_of(galaxies: int) -> np.ndarray:
     return np.array(counts)
 
 
-def make_plan(galaxies: int) -> Plan:
-    """Lay fields out and put three or four galaxies on each of about half of them."""
+def make_plan(galaxies: int, weigh: Callable[[Plan], np.ndarray] | None = None) -> Plan:
+    """Lay fields out and put three or four galaxies on each of about half of them.
+
+    `weigh` is given the plan without galaxies and returns a weight for each field: galaxies fall
+    on the fields by chance then, as often as the weights say. Those near the Galactic plane lie
+    three or four on a field in any case.
+    """
     rng = np.random.default_rng(SEED)
     place = _strips(round(FIELDS * galaxies / GALAXIES))
     bare = Plan(*place, first=np.array([]), kind=np.array([]))
-    ra, dec = bare.sky(np.arange(len(bare.run)), FRAME_SHAPE[0] / 2, FRAME_SHAPE[1] / 2)
-    latitude = np.abs(positions.galactic_latitude(ra, dec))
+    latitude = bare.latitude()
     counts = kinds_of(galaxies)
     number = np.zeros(len(bare.run), np.int64)
-    reach = 0.3  # a field reaches 0.14 deg from its centre
-    plane = latitude < MIN_B - reach
-    for where, total in (
-        (plane, counts[PLANE]),
-        (latitude > MIN_B + reach, counts.sum() - counts[PLANE]),
-    ):
-        chosen = rng.choice(np.flatnonzero(where), -(-2 * total // 7), replace=False)
-        number[chosen] = total // len(chosen)
-        number[chosen[: total % len(chosen)]] += 1
+    plane = latitude < MIN_B - FIELD_REACH
+    number += _evenly(rng, plane, counts[PLANE])
+    rest, others = latitude > MIN_B + FIELD_REACH, counts.sum() - counts[PLANE]
+    if weigh is None:
+        number += _evenly(rng, rest, others)
+    else:
+        weights = weigh(bare) * rest
+        number += rng.multinomial(others, weights / weights.sum())
     kind = np.full(counts.sum(), PLANE, np.uint8)
     others = np.repeat(np.arange(len(KINDS), dtype=np.uint8), counts)
     kind[~np.repeat(plane, number)] = rng.permutation(others[others != PLANE])
     return Plan(*place, first=np.concatenate([[0], np.cumsum(number)]), kind=kind)
+
+
+def _evenly(rng, where: np.ndarray, total: int) -> np.ndarray:
+    """`total` galaxies, three or four each on fields chosen among those `where`; (fields,)."""
+    number = np.zeros(len(where), np.int64)
+    chosen = rng.choice(np.flatnonzero(where), -(-2 * total // 7), replace=False)
+    number[chosen] = total // len(chosen)
+    number[chosen[: total % len(chosen)]] += 1
+    return number
 
 
 def _strips(fields: int) -> tuple[np.ndarray, ...]:
