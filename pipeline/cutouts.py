@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import shutil
 import tempfile
 import time
@@ -18,10 +17,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
 
 from pipeline import run
 from pipeline.images import overlap
@@ -30,9 +30,10 @@ from pipeline.images.engines import ENGINES
 from pipeline.images.gather import gather, header_from, read_shard
 from pipeline.images.shard import SPLITS, ShardWriter
 from pipeline.images.stamp import Stamp
+from pipeline.images.workers import Outside, outside, threads
 from pipeline.run import UserError
 from pipeline.survey import archive, footprint, noise, tables
-from pipeline.survey.names import BANDS, Field, frame_path, mask_path
+from pipeline.survey.names import BANDS, Field
 from pipeline.survey.transfer import Loss
 
 
@@ -56,7 +57,7 @@ def make_stamps(
     galaxies: pd.DataFrame,
     root: Path,
     recipe: Recipe,
-    client: Client,
+    client: Client | Outside,
     scratch: Path,
     losses: dict[str, Loss] | None = None,
     label: str = "cutouts",
@@ -92,18 +93,19 @@ def _work(key: tuple[Field, str], members: list, sky: np.ndarray, galaxies: pd.D
 
 
 def _in_order(works, root, recipe, losses, client, scratch) -> Iterator[tuple[int, Report]]:
-    """Run the frames on `client`, a few more at a time than it has threads; results in order."""
-    ahead = 2 * sum(client.nthreads().values()) + 1
+    """Run the frames on `client`, a few more at a time than it has threads; results in order.
+
+    Workers of an outside scheduler come and go, and the number of frames follows.
+    """
     running: deque = deque()
     for number, work in enumerate(works):
-        paths = (frame_path(work.field, work.band), mask_path(work.field, work.band))
-        known = {path: losses[path] for path in paths if path in losses}
+        known = {path: losses[path] for path in work.paths(recipe.mask) if path in losses}
         running.append(
             client.submit(
                 cut_frame, work, root, recipe, known, scratch / f"{number}.bin", pure=False
             )
         )
-        if len(running) > ahead:
+        while len(running) > 2 * sum(client.nthreads().values()) + 1:
             yield number - len(running) + 1, running.popleft().result()
     for number in range(len(works) - len(running), len(works)):
         yield number, running.popleft().result()
@@ -175,30 +177,15 @@ class _Waiting:
             planes[name][band][better] = part[name][better]
 
 
-@contextlib.contextmanager
-def dask_client(workers: int, scheduler: str | None = None) -> Iterator[Client]:
+def dask_client(
+    workers: int, scheduler: str | None = None
+) -> contextlib.AbstractContextManager[Client | Outside]:
     """A Dask client: of `workers` threads here, or of the scheduler at an address.
 
     Raises:
         UserError: the scheduler does not answer.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if scheduler:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise UserError(
-                f"--scheduler {scheduler}: no Dask scheduler answers ({error})"
-            ) from None
-        with client:
-            yield client
-        return
-    cluster = LocalCluster(
-        n_workers=1, threads_per_worker=workers, processes=False, memory_limit=0,
-        dashboard_address="127.0.0.1:0",  # Dask starts one even for None: on a port that is free
-    )  # fmt: skip
-    with cluster, Client(cluster) as client:
-        yield client
+    return outside(scheduler) if scheduler else threads(workers)
 
 
 def cut_shard(
@@ -206,7 +193,7 @@ def cut_shard(
     root: Path,
     output: Path,
     recipe: Recipe,
-    client: Client,
+    client: Client | Outside,
     dtype: str = "float32",
     losses: dict[str, Loss] | None = None,
     keep_empty: bool = True,
@@ -239,13 +226,28 @@ def cut_shard(
 
 @contextlib.contextmanager
 def _scratch_folder(output: Path) -> Iterator[Path]:
-    folder = output.with_name(f".{output.name}.scratch")
+    """A folder beside `output`, under a new name each time: what outside workers still write for
+    a run that was killed does not meet what they write for this one.
+    """
+    folder = output.with_name(f".{output.name}.scratch").absolute()
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    inner = folder / uuid4().hex
+    inner.mkdir(parents=True)
     try:
-        yield folder
+        yield inner
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _frames_folder(beside: Path | None) -> Iterator[Path]:
+    """A folder for fetched frames: this machine's own, or beside a file, as others see it too."""
+    place = None
+    if beside:
+        place = beside.absolute().parent
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ugriz-frames-", dir=place) as folder:
+        yield Path(folder)
 
 
 def read_galaxies(path: str | Path, shard: int | None = None) -> pd.DataFrame:
@@ -287,7 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     ):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
     parser.add_argument("--workers", type=int, default=1, help="frames at a time")
-    parser.add_argument("--scheduler", help="address of a Dask scheduler to use instead")
+    parser.add_argument("--scheduler", metavar="ADDRESS",
+        help="of a Dask scheduler whose workers, on the same folders, cut instead")  # fmt: skip
     args = parser.parse_args(argv)
 
     if args.workers < 1:
@@ -302,10 +305,11 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         folder = archive.local_root(args.archive)
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ugriz-frames-")))
+            folder = stack.enter_context(_frames_folder(args.output if args.scheduler else None))
             roots = [args.archive]
             losses = gather(galaxies, recipe.stamp.reach, roots, folder, recipe.mask)
             archive.write_record(folder, roots, losses)
+        folder = folder.absolute()
         roots, losses = archive.read_record(folder)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
         began = time.monotonic()
@@ -313,8 +317,9 @@ def main(argv: list[str] | None = None) -> None:
             galaxies, folder, args.output, recipe, client, args.dtype, losses,
             keep_empty=args.shard is not None,
         )  # fmt: skip
+        workers = sum(client.nthreads().values())
         facts = {
-            "archive": roots, "workers": args.workers, "galaxies": made + lost,
+            "archive": roots, "workers": workers, "galaxies": made + lost,
             "frames": sum(1 for _ in folder.rglob("frame-*")),
             "seconds": round(time.monotonic() - began, 3),
         }  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 from astropy.wcs import WCS
@@ -61,6 +65,11 @@ class Work(NamedTuple):
     gain: float
     dark: float
 
+    def paths(self, mask: bool) -> list[str]:
+        """The files that it needs, below the root."""
+        paths = [frame_path(self.field, self.band)]
+        return [*paths, mask_path(self.field, self.band)] if mask else paths
+
 
 class Report(NamedTuple):
     """What came of a frame: its sky noise, or why it could not be used."""
@@ -83,10 +92,31 @@ def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Pat
     except _Lost as lost:
         return Report(np.nan, str(lost), lost.absent)
     wcs = image.wcs()
-    with open(scratch, "wb") as file:
+    with _scratch_file(scratch) as file:
         for ra, dec in work.sky:
             file.write(_cut_stamp(image, wcs, flags, ra, dec, work, recipe).tobytes())
     return Report(image.sky_noise())
+
+
+@contextlib.contextmanager
+def _scratch_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that has its name when it is whole: a worker that was given up may still be writing
+    it while another's is being read.
+
+    Raises:
+        OSError: of a full disk, say; with the folder's name, which a failed write does not tell.
+    """
+    part = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        with open(part, "wb") as file:
+            yield file
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if error.filename in (None, str(part)):
+            error.filename = str(path.parent)
+        raise
 
 
 class _Lost(Exception):

@@ -1,0 +1,237 @@
+"""Who cuts: threads of this process, or the workers of a Dask scheduler at an address.
+
+Outside workers must run the same code in the same environment and see the same folders, or what
+comes out might be other bytes, or nothing. Each task makes sure of that where it runs, and whatever
+goes wrong between here and there ends in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import pickle
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from dask.distributed import Client, Future, LocalCluster, get_worker, wait
+from distributed.comm import CommClosedError
+from distributed.scheduler import KilledWorker
+from distributed.versions import VersionMismatchWarning
+
+import pipeline
+from pipeline.images.cutting import Recipe, Report, Work
+from pipeline.run import UserError, duration, log
+
+ANSWER = 10.0
+"""Seconds in which a scheduler must answer."""
+PATIENCE = 300.0
+"""Seconds for which a scheduler may be without any worker."""
+LOOK = 2.0
+"""Seconds between looks at how many workers there are."""
+_DECIDE = ("numpy", "astropy", "numba", "reproject", "distributed")
+"""Packages of which another version might give other bytes, or not understand ours."""
+_TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a disk that end in a line of their own."""
+_LOGGERS = ("distributed", "tornado", "asyncio")
+MEND = "start scheduler and workers in the environment of this run, with PYTHONPATH={}"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[Client]:
+    """A Dask client of `count` threads in this process."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=count, processes=False, memory_limit=0,
+        dashboard_address="127.0.0.1:0",  # Dask starts one even for None: on a port that is free
+    )  # fmt: skip
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def outside(address: str) -> Iterator[Outside]:
+    """The workers of the scheduler at `address`.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    for name in _LOGGERS:  # what goes wrong is told once, in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.simplefilter("ignore", VersionMismatchWarning)
+    try:
+        client = Client(address, timeout=ANSWER, set_as_default=False)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise UserError(
+            f"--scheduler {address}: no Dask scheduler answers ({_first_line(error)}); start one "
+            "(dask scheduler) or mend the address"
+        ) from None
+    try:
+        yield Outside(client, address)
+    finally:
+        with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told
+            client.close(timeout=ANSWER)
+
+
+class Outside:
+    """A client of an outside scheduler whose troubles are `UserError`s."""
+
+    def __init__(self, client: Client, address: str):
+        self.client, self.address = client, address
+        self.counted, self.looked = {}, float("-inf")
+        self.alone_since: float | None = None
+
+    def nthreads(self) -> dict[str, int]:
+        """Worker -> threads, as they were not long ago.
+
+        Raises:
+            UserError: the scheduler is gone.
+        """
+        if time.monotonic() - self.looked >= LOOK:
+            try:
+                ask = self.client.scheduler.ncores
+                self.counted = self.client.sync(ask, workers=None, callback_timeout=ANSWER)
+            except (OSError, CommClosedError, CancelledError, RuntimeError, AttributeError):
+                raise self.gone() from None
+            self.looked = time.monotonic()
+        return self.counted
+
+    def submit(
+        self,
+        function: Callable[..., Report],
+        work: Work,
+        root: Path,
+        recipe: Recipe,
+        losses: dict,
+        scratch: Path,
+        pure: bool = False,
+    ) -> Task:
+        """Let a worker call `function`, once it is sure to see what is seen here."""
+        seen = [path for path in work.paths(recipe.mask) if (root / path).exists()]
+        args = (work, root, recipe, losses, scratch)
+        try:
+            future = self.client.submit(_alike, identity(), seen, function, *args, pure=pure)
+        except (OSError, CommClosedError, CancelledError, RuntimeError):
+            raise self.gone() from None
+        return Task(self, future, scratch)
+
+    def look(self) -> None:
+        """See whether there are workers.
+
+        Raises:
+            UserError: there has been none for too long, or the scheduler is gone.
+        """
+        now = time.monotonic()
+        if self.nthreads():
+            self.alone_since = None
+        elif self.alone_since is None:
+            self.alone_since = now
+            log.info("--scheduler %s: has no worker; waiting up to %s for one", self.address,
+                     duration(PATIENCE))  # fmt: skip
+        elif now - self.alone_since > PATIENCE:
+            raise UserError(
+                f"--scheduler {self.address}: has had no worker for {duration(PATIENCE)}; start "
+                "some (dask worker), see why the former ones ended, and run again"
+            )
+
+    def gone(self) -> UserError:
+        """What to raise when the scheduler has gone away."""
+        return UserError(
+            f"--scheduler {self.address}: went away, or lost its tasks; start it anew (dask "
+            "scheduler) and run again; nothing half-written is kept"
+        )
+
+
+class Task:
+    """A frame that is being cut elsewhere."""
+
+    def __init__(self, crew: Outside, future: Future, scratch: Path):
+        self.crew, self.future, self.scratch = crew, future, scratch
+
+    def result(self) -> Report:
+        """Wait for the report.
+
+        Raises:
+            UserError: it will not come; why, and what to do.
+            OSError: the worker could not write its scratch file.
+        """
+        while not self._done():
+            self.crew.look()
+        address = self.crew.address
+        try:
+            return self.future.result(timeout=PATIENCE)
+        except CancelledError:
+            raise self.crew.gone() from None
+        except KilledWorker as killed:
+            raise UserError(
+                f"--scheduler {address}: {killed.allowed_failures + 1} workers ended in the middle "
+                "of the same frame; give them more memory (some 250 MB a thread; --memory-limit, "
+                "--nthreads), see their logs, and run again"
+            ) from None
+        except OSError as error:
+            if error.errno in _TOLD:
+                raise
+            raise UserError(
+                f"--scheduler {address}: a worker of it: {error}; see to it and run again"
+            ) from None
+        except (ImportError, AttributeError, pickle.UnpicklingError, RuntimeError) as error:
+            if isinstance(error, AttributeError) and "Can't get attribute" not in str(error):
+                raise
+            raise UserError(
+                f"--scheduler {address}: it or a worker of it cannot load this run's tasks "
+                f"({_first_line(error)}); {mend()}"
+            ) from None
+
+    def _done(self) -> bool:
+        try:
+            wait(self.future, timeout=LOOK)
+        except TimeoutError:
+            return False
+        except CancelledError:
+            raise self.crew.gone() from None
+        return True
+
+
+def _alike(expected: dict[str, str], seen: list[str], function: Callable[..., Report], *args):
+    """Call `function` on a worker, or say why this worker should not (UserError)."""
+    _, root, _, _, scratch = args
+    who = f"worker {get_worker().address}"
+    for name, value in identity().items():
+        if value != expected.get(name):
+            raise UserError(f"{who}: has {name} {value}, this run {expected.get(name)}; {mend()}")
+    unseen = [path for path in (scratch.parent, *(root / each for each in seen))
+              if not path.exists()]  # fmt: skip
+    if unseen:
+        raise UserError(
+            f"{who}: does not see {unseen[0]}; run where scheduler, workers and this run share "
+            "one file system under the same names, frames: root and cache included"
+        )
+    return function(*args)
+
+
+@cache
+def identity() -> dict[str, str]:
+    """What decides the bytes that a process makes: its code, its packages, its machine."""
+    here = Path(pipeline.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted([here / "run.py", *here.glob("survey/*.py"), *here.glob("images/*.py")]):
+        digest.update(file.read_bytes())
+    found = {"pipeline": digest.hexdigest()[:12], "machine": platform.machine()}
+    found["Python"] = ".".join(platform.python_version_tuple()[:2])
+    return found | {name: metadata.version(name) for name in _DECIDE}
+
+
+def mend() -> str:
+    """What to do about scheduler and workers that are not alike."""
+    return MEND.format(Path(pipeline.__file__).parent.parent)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
