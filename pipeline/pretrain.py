@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,18 @@ import torch
 
 from pipeline import run
 from pipeline.images.reader import ImageSet, members, open_set
-from pipeline.learning import moco, simclr
+from pipeline.learning import launch, moco, simclr
 from pipeline.learning.augment import Augmentation, check_crop
 from pipeline.learning.batches import Batches
 from pipeline.learning.distort import Distortion
 from pipeline.learning.encoder import SCALES, EncoderSpec
+from pipeline.learning.launch import Team
 from pipeline.learning.method import Method
 from pipeline.learning.nets import NETS, check_pretrainable
 from pipeline.learning.optimise import SCHEDULES
 from pipeline.learning.pretraining import OPTIMISERS, Plan, Run, Trainer
 from pipeline.learning.probe import RidgeProbe
-from pipeline.learning.ranks import DEVICES, Ranks, use_threads
+from pipeline.learning.ranks import DEVICES, Ranks, on_this_node, use_threads
 from pipeline.survey.names import BANDS
 
 DEFAULTS = {
@@ -162,8 +162,8 @@ def _parser(method: str = "moco") -> argparse.ArgumentParser:
         description="Train an encoder on images without labels. Writes encoder.pt and history.csv "
         "into a folder; a run that was killed goes on where it was when it is started again. "
         f"Defaults are those of {method}; flags of the other method are not looked at.",
-        epilog="Many GPUs: torchrun --nproc-per-node N -m pipeline.pretrain ... (the batch is "
-        "that of all together).",
+        epilog="Many GPUs: --ranks N, and --nodes M in a Slurm job; under torchrun neither. The "
+        "batch is that of all ranks together.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, help="dataset.json, a shard or an export file")
@@ -288,6 +288,12 @@ def _running_flags(group: argparse._ArgumentGroup) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     args = _parse(argv)
+    team = Team(args.ranks, args.nodes, args.device)
+    launch.start(lambda: _pretrain(args), "pipeline.pretrain", argv, team)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    """What one rank does."""
     use_threads(args.threads)
     images = open_set(args.dataset)
     mad = _numbers(images.mad)
@@ -295,12 +301,11 @@ def main(argv: list[str] | None = None) -> None:
     spec = EncoderSpec(args.net, args.width, args.crop, args.bin, args.scale, softening,
                        args.bands)  # fmt: skip
     ranks = Ranks.from_environment(args.device)
-    if not ranks.first:
-        run.log.setLevel(logging.ERROR)
     try:
         path = pretrain(
             images, args.images, spec, _view(args, mad), _plan(args), _options(args), args.output,
-            ranks, args.workers, args.memory_gb, args.tensorboard, args.method, args.max_z,
+            ranks, args.workers, args.memory_gb / on_this_node(), args.tensorboard, args.method,
+            args.max_z,
         )  # fmt: skip
     finally:
         ranks.close()

@@ -17,7 +17,6 @@ predicted once, at the end.
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -28,15 +27,16 @@ import torch
 from pipeline import run
 from pipeline.images.morphology import CLASSES, Votes, read_types
 from pipeline.images.reader import ImageSet, members, open_set
-from pipeline.learning import catalogue, checkpoint, components
+from pipeline.learning import catalogue, checkpoint, components, launch
 from pipeline.learning.augment import TURNS, check_crop
 from pipeline.learning.batches import SEEDS
 from pipeline.learning.encoder import SCALES, Encoder, EncoderSpec, seeded
 from pipeline.learning.labelnet import LabelNet
+from pipeline.learning.launch import Team
 from pipeline.learning.losses import LOSSES
 from pipeline.learning.nets import NETS
 from pipeline.learning.optimise import SCHEDULES
-from pipeline.learning.ranks import DEVICES, Ranks, use_threads
+from pipeline.learning.ranks import DEVICES, Ranks, on_this_node, use_threads
 from pipeline.learning.redshift import Bins, PhotozNet
 from pipeline.learning.smallnet import SmallSettings
 from pipeline.learning.subsets import Means, Start, fingerprint
@@ -54,6 +54,15 @@ _SMALL = [field.name for field in fields(SmallSettings) if field.name not in ("s
 def main(argv: list[str] | None = None) -> None:
     """Train from the command line; see `--help`."""
     args = _parser().parse_args(argv)
+    team = Team(args.ranks, args.nodes, args.device)
+    if args.magnitudes or args.vectors or args.components is not None:
+        launch.alone(lambda: _train(args), team)
+    else:
+        launch.start(lambda: _train(args), "pipeline.train", argv, team)
+
+
+def _train(args: argparse.Namespace) -> None:
+    """What one rank does."""
     use_threads(args.threads)
     if args.label_seed is None:
         args.label_seed = args.seed
@@ -148,14 +157,12 @@ def _with_ranks(
 ) -> None:
     """Call `train` with what the flags say, on this process's device; note how it was done."""
     ranks = Ranks.from_environment(args.device)
-    if not ranks.first:
-        run.log.setLevel(logging.ERROR)
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     given["deredden"] = deredden if args.deredden is None else args.deredden
-    given["amp"] = ranks.device.type == "cuda" if args.amp is None else args.amp
     if args.encoder_rate is None:
         given["encoder_rate"] = 0.1 if args.encoder else 1.0
-    means = Means(ranks, args.workers, args.memory_gb, args.checkpoint_minutes, args.tensorboard)
+    memory_gb = args.memory_gb / on_this_node()
+    means = Means(ranks, args.workers, memory_gb, args.checkpoint_minutes, args.tensorboard)
     try:
         names = train(Settings(**given), means)
         if ranks.first:

@@ -18,16 +18,39 @@ _PATIENCE = timedelta(hours=6)
 """How long ranks wait for the first, which alone predicts and writes."""
 
 
+def on_this_node() -> int:
+    """How many ranks share this node's cores and memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def use_threads(count: int | None) -> None:
-    """Let torch compute with `count` threads on a CPU; with None or 0 with as many as it likes.
+    """Let torch compute with `count` threads on a CPU, which the ranks of a node share.
+
+    With None or 0 they are the cores, if there are many ranks; one takes as many as torch likes.
 
     Raises:
         UserError: a count below 0.
     """
     if count and count < 0:
         raise UserError(f"threads: {count}; give 1 or more, or leave it out")
+    ranks = on_this_node()
+    if not count and ranks > 1:
+        count = len(os.sched_getaffinity(0))
     if count:
-        torch.set_num_threads(count)
+        torch.set_num_threads(max(1, count // ranks))
+
+
+def check_devices(name: str, ranks: int = 1) -> None:
+    """Refuse, before anything is started, a device that is not there for each of `ranks`.
+
+    Raises:
+        UserError: as `choose_device`; fewer GPUs than ranks on this node.
+    """
+    if choose_device(name).type == "cuda" and torch.cuda.device_count() < ranks:
+        raise UserError(
+            f"ranks: {ranks}, but torch finds {torch.cuda.device_count()} GPUs on this node; ask "
+            "for more (in a profile: set-resources: gpu), give as many ranks as GPUs, or device cpu"
+        )
 
 
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -41,7 +64,8 @@ def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("device: cuda, but torch finds no GPU; give cpu or auto")
+        raise UserError("device: cuda, but torch finds no GPU; ask for one (in a profile: "
+                        "set-resources: gpu), or give cpu or auto")  # fmt: skip
     if local_rank >= torch.cuda.device_count():
         raise UserError(f"rank {local_rank} of this node has no GPU, there are "
                         f"{torch.cuda.device_count()}; start as many ranks")  # fmt: skip

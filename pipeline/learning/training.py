@@ -41,6 +41,7 @@ class Settings:
     `ema` is a decay, 0 for none. `freeze` leaves the encoder as it is. `colour_weight` is that of
     the colours of unlabelled images (`colours.ColourTask`), 0 for none. With `select` best the
     weights of the check, every `check_every` steps, that valid galaxies judge best are taken.
+    `amp` None is mixed precision on a GPU and none on a CPU; a state of either is taken up by both.
     """
 
     steps: int = 4000
@@ -62,7 +63,7 @@ class Settings:
     colour_weight: float = 0.0
     check_every: int = 200
     select: str = "best"
-    amp: bool = False
+    amp: bool | None = False
     seed: int = 0
 
     def __post_init__(self):
@@ -195,7 +196,9 @@ class _Training:
         self.learner = _Learner(self.net, self.colours)
         self.parallel = ranks.parallel(self.learner)
         self.optimiser = _optimiser(self.learner, settings)
-        half = settings.amp and ranks.device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        gpu = ranks.device.type == "cuda"
+        self.amp = gpu if settings.amp is None else settings.amp
+        half = self.amp and gpu and not torch.cuda.is_bf16_supported()
         self.half = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=half)
         self.ema = Ema(self.net, settings.ema) if settings.ema else None
@@ -247,9 +250,9 @@ class _Training:
         inputs = [self._views(batch, settings.seed), self._e_bv(batch)]
         if self.others is not None:
             inputs += self._other_views(batch.step)
-        with torch.autocast(device.type, dtype=self.half, enabled=settings.amp):
+        with torch.autocast(device.type, dtype=self.half, enabled=self.amp):
             logits, colour_loss = self.parallel(*inputs)
-        logits = logits.to(self.dtype) if settings.amp else logits
+        logits = logits.to(self.dtype) if self.amp else logits
         loss = self.task.loss(logits, batch)
         total = loss + settings.colour_weight * colour_loss
         value = float(self.ranks.mean(total))
@@ -352,7 +355,8 @@ class _Training:
             return 0
         self.learner.load_state_dict(state["learner"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # none of a CPU
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.losses, self.best = state["losses"], state["best"]
