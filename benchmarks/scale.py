@@ -5,11 +5,11 @@
 the primary part alone, 3.9 on a primary field, clustered. On them it runs, each as a process of its
 own and for each of `--shards`, what handles the whole catalogue or all shards: `catalog`, `frames
 plan`, Snakemake's planning of surveys/sdss-dr12.yaml, `frames fetch` and `cutouts` of one shard,
-`dataset`, a reader of all stamps, `export`. Frames are empty files there and stamps are tiny, so
-that what is seen is what grows with catalogue and shards; seconds a frame are measured apart, on a
-simulated survey. With these rates, and those of the line that the flags say, it goes through the
-run of `--of` shards, job by job (scale_model.py). Tables for people come first, then one line of
-JSON with the figures. It fails where a count is wrong; times decide nothing.
+`dataset`, `pictures`, a reader of all stamps, `export`. Frames are empty files there and stamps are
+tiny, so that what is seen is what grows with catalogue and shards; seconds a frame are measured
+apart, on a simulated survey. With these rates, and those of the line that the flags say, it goes
+through the run of `--of` shards, job by job (scale_model.py). Tables for people come first, then
+one line of JSON with the figures. It fails where a count is wrong; times decide nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import sys
 from pathlib import Path
 
 import catalogue
-import h5py
 import measure
 import numpy as np
 import pandas as pd
@@ -33,8 +32,9 @@ import scale_model as model
 import sky
 
 from pipeline import run
+from pipeline.images import reader
 from pipeline.images.gather import read_shard
-from pipeline.images.shard import SPLITS, ShardWriter, open_shard
+from pipeline.images.shard import ShardWriter, open_shard
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.settings import ROOT
@@ -47,8 +47,7 @@ NUMPY_TYPES = {"bigint": "int64", "int": "int32", "smallint": "int16", "tinyint"
                "real": "float32", "float": "float64", "varchar": "str"}  # fmt: skip
 TINY = Stamp(3)
 FIGURES = ("wall_s", "cpu_s", "peak_mb")
-FIELDS, PER_FIELD = 6, 4
-"""The simulated survey that seconds a frame are measured on."""
+FIELDS, PER_FIELD = 6, 4  # of the simulated survey that seconds a frame are measured on
 MAY_BE_NONE = ("clustering", "partial", "stamped", "latency", "cache_gb", "check_seconds")
 START_CUT = 4.0
 """Seconds from the start of a job of cutting to its first frame, where they are not measured."""
@@ -113,7 +112,10 @@ def cost(*words: object, cwd: Path = ROOT) -> dict:
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["nothing was said"]
         raise UserError(f"{' '.join(map(str, words[:3]))}: {said[-1]}")
-    return json.loads(done.stdout) | {"said": done.stderr}
+    figures = json.loads(done.stdout)
+    name = words[1] if words[0] == "-m" else "reader"
+    run.log.info("%s: %.1f s, %.0f MB", name, figures["wall_s"], figures["peak_mb"])
+    return figures | {"said": done.stderr}
 
 
 def run_catalog(folder: Path, home: Path, shards: int) -> dict:
@@ -211,12 +213,14 @@ def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
     costs = {
         "dataset": cost("-m", "pipeline.dataset", "--shards", *files, "--catalog",
                         home / "catalog.parquet", "--workers", 4, "--output", dataset),
+        "pictures": cost("-m", "pipeline.pictures", "--dataset", dataset, "--catalog",
+                         home / "catalog.parquet", "--fields", home / "fields.parquet",
+                         "--output", home / "pictures"),
         "reader": cost("-c", READ_ALL, dataset),
         "export": cost("-m", "pipeline.export", "--dataset", dataset, "--output", home / "export"),
     }  # fmt: skip
     came = json.loads(dataset.read_text())
-    exported = exported_rows(home / "export")
-    seen = costs["reader"]["said"].strip().splitlines()[-1]
+    exported = len(reader.open_set(sorted((home / "export").glob("*.h5"))))
     shutil.rmtree(home / "cutouts")
     shutil.rmtree(home / "export")
     return costs, {
@@ -225,17 +229,8 @@ def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
                                 came["galaxies"]["stamps"] + came["galaxies"]["failed"]),
         "shards of the set": (shards, len(came["shards"])),
         "exported": (stamps, exported),
-        "read": (f"{stamps} {shards}", seen),
+        "read": (f"{stamps} {shards}", costs["reader"]["said"].strip().splitlines()[-1]),
     }  # fmt: skip
-
-
-def exported_rows(folder: Path) -> int:
-    """Rows of all release files."""
-    rows = 0
-    for name in SPLITS:
-        with h5py.File(folder / f"{name}.h5", "r") as file:
-            rows += len(file["ObjID"])
-    return rows
 
 
 def run_stages(folder: Path, shards: int, plan: catalogue.Plan, share: float) -> tuple[dict, dict]:

@@ -127,9 +127,10 @@ class Outcome:
     stamp_bytes: float = 0.0
 
     @property
-    def limit(self) -> str:
-        """What took most of the run."""
-        return max(LIMITS, key=lambda name: self.waited[name])
+    def limits(self) -> dict[str, float]:
+        """Each of `LIMITS` and its share of the run, the largest first."""
+        shares = {name: self.waited[name] / self.seconds for name in LIMITS}
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 @dataclass
@@ -183,8 +184,7 @@ def as_row(shards: Shards, setting: Setting, came: Outcome) -> dict[str, object]
         "cores": setting.cores, "streams": setting.streams, "days": came.seconds / 86400,
         "busy_cores": came.core_seconds / came.seconds, "held_gb": came.held_bytes / 1e9,
         "bound_gb": bound / 1e9, "in_flight": came.in_flight, "stamps_gb": came.stamp_bytes / 1e9,
-        "limit": came.limit, "share": came.waited[came.limit] / came.seconds,
-        "waited": {name: came.waited[name] / came.seconds for name in LIMITS},
+        "limits": came.limits,
     }  # fmt: skip
 
 
@@ -195,13 +195,15 @@ def as_table(rows: list[dict], rates: Rates) -> list[str]:
         f"{rates.start_fetch:.1f} s (fetch), {rates.start_cut:.1f} s (cut); "
         f"{rates.mb_per_stream:g} MB/s a stream, {rates.requests_per_minute:g} requests a minute",
         f"{'cores':>6}{'streams':>9}{'days':>8}{'cores busy':>12}{'frames GB':>11}"
-        f"{'at most':>9}{'stamps GB':>11}  what limits",
+        f"{'at most':>9}{'stamps GB':>11}  what limits, share of the time",
     ]
     for row in rows:
+        large = (each for each in row["limits"].items() if each[1] >= 0.05)
+        limits = ", ".join(f"{name} {share:.0%}" for name, share in large)
         lines.append(
             f"{row['cores']:6}{row['streams']:9}{row['days']:8.1f}{row['busy_cores']:12.1f}"
             f"{row['held_gb']:11.0f}{row['bound_gb']:9.0f}{row['stamps_gb']:11.0f}"
-            f"  {row['limit']} ({row['share']:.0%} of the time)"
+            f"  {limits}"
         )
     return lines
 
