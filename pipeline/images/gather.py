@@ -66,7 +66,8 @@ def gather(
             "below it, as below https://data.sdss.org/sas/dr9"
         )
     needs = footprint.frames_needed(galaxies, reach, header_from(folder))
-    rest = [key for key in needs if key not in set(keys)]
+    known = set(keys)
+    rest = [key for key in needs if key not in known]
     return losses | _bring(rest, roots, folder, mask, options)
 
 
