@@ -21,6 +21,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import catalogue
@@ -48,9 +49,9 @@ NUMPY_TYPES = {"bigint": "int64", "int": "int32", "smallint": "int16", "tinyint"
 TINY = Stamp(3)
 FIGURES = ("wall_s", "cpu_s", "peak_mb")
 FIELDS, PER_FIELD = 6, 4  # of the simulated survey that seconds a frame are measured on
-MAY_BE_NONE = ("clustering", "partial", "stamped", "latency", "cache_gb", "check_seconds")
-START_CUT = 4.0
-"""Seconds from the start of a job of cutting to its first frame, where they are not measured."""
+MAY_BE_0 = ("clustering", "partial", "stamped", "latency", "cache_gb", "check_seconds")
+START = {"start_fetch": 2.0, "start_cut": 4.0}
+"""Seconds from the start of a job to its first frame, where they are not measured."""
 TABLES = catalogue.QUERIES
 READ_ALL = """
 import sys, numpy as np
@@ -161,10 +162,10 @@ def empty_archive(catalog: Path, shard: int, root: Path) -> int:
     return len(needs)
 
 
-def write_shards(catalog: Path, folder: Path, shards: int, share: float) -> int:
-    """Shards of a catalogue: tiny stamps of `share` of its galaxies, the others failed; stamps."""
+def write_shards(catalog: Path, folder: Path, shards: int, share: float) -> list[int]:
+    """Shards of tiny stamps of `share` of the galaxies, the others failed; each one's stamps."""
     folder.mkdir(parents=True, exist_ok=True)
-    random, stamps = np.random.default_rng(catalogue.SEED), 0
+    random, stamps = np.random.default_rng(catalogue.SEED), []
     progress = run.Progress("shards", shards, "shards")
     for number in range(shards):
         galaxies = read_shard(catalog, number)
@@ -176,7 +177,7 @@ def write_shards(catalog: Path, folder: Path, shards: int, share: float) -> int:
                     writer.append(row, {"images": noise[row]}, np.ones(5), np.full(5, 0.02))
                 else:
                     writer.fail(row, "frame is missing")
-        stamps += int(chosen.sum())
+        stamps.append(int(chosen.sum()))
         progress.add()
     progress.close()
     return stamps
@@ -207,7 +208,8 @@ def run_one_shard(home: Path, shards: int) -> tuple[dict, dict]:
 
 def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
     """What reads all shards: costs, and counts."""
-    stamps = write_shards(home / "catalog.parquet", home / "cutouts", shards, share)
+    each = write_shards(home / "catalog.parquet", home / "cutouts", shards, share)
+    stamps, filled = sum(each), np.count_nonzero(each)
     files = sorted((home / "cutouts").glob("*.h5"))
     dataset = home / "dataset.json"
     costs = {
@@ -229,7 +231,7 @@ def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
                                 came["galaxies"]["stamps"] + came["galaxies"]["failed"]),
         "shards of the set": (shards, len(came["shards"])),
         "exported": (stamps, exported),
-        "read": (f"{stamps} {shards}", costs["reader"]["said"].strip().splitlines()[-1]),
+        "read": (f"{stamps} {filled}", costs["reader"]["said"].strip().splitlines()[-1]),
     }  # fmt: skip
 
 
@@ -274,25 +276,26 @@ def measured_rates(folder: Path, repeats: int = 3) -> dict[str, float]:
         cut = cost("-m", "pipeline.cutouts", *words, "--workers", 2)
         record = json.loads(Path(f"{output}.provenance.json").read_text())
         check, idle = (
-            cost("-m", "pipeline.frames", "verify", "--workers", 1, "--cache", cache)["cpu_s"]
+            cost("-m", "pipeline.frames", "verify", "--workers", 1, "--cache", cache)
             for cache in (archive, empty)
         )
         rounds.append({
             "cut": record["seconds"] * record["workers"] / frames,
-            "check": (check - idle) / frames,
+            "check": (check["cpu_s"] - idle["cpu_s"]) / frames,
+            "start_fetch": idle["wall_s"],
             "start_cut": max(cut["wall_s"] - record["seconds"], 0.0),
         })  # fmt: skip
     return {name: statistics.median(each[name] for each in rounds[1:]) for name in rounds[0]}
 
 
-def rates_of(args: argparse.Namespace, own: dict[str, float], start_fetch: float) -> model.Rates:
+def rates_of(args: argparse.Namespace, own: dict[str, float]) -> model.Rates:
     """The rates of the model: those of the flags, and what was measured where they say nothing."""
     cut = own["cut"] if args.seconds_per_frame is None else args.seconds_per_frame
     check = own["check"] if args.check_seconds is None else args.check_seconds
     return model.Rates(
         mb_per_stream=args.mb_per_stream, cut=cut, check=check,
         mb_per_second=args.mb_per_second or np.inf, latency=args.latency,
-        requests_per_minute=args.requests_per_minute, start_fetch=start_fetch,
+        requests_per_minute=args.requests_per_minute, start_fetch=own["start_fetch"],
         start_cut=own["start_cut"],
     )  # fmt: skip
 
@@ -311,6 +314,16 @@ def model_runs(args: argparse.Namespace, shards: model.Shards, rates: model.Rate
             for setting in settings]  # fmt: skip
 
 
+def kept(path: Path, again: bool, make: Callable, *args: object):
+    """What `make` returns, written to `path`; or, if `again`, what an earlier run has written."""
+    if not again:
+        run.write_json(make(*args), path)
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run once without --model-only") from None
+
+
 def report_costs(costs: dict[int, dict[str, dict]]) -> list[str]:
     """What each stage took for each number of shards."""
     head = "".join(f"{f'{shards:,} shards':>19}" for shards in costs)
@@ -323,22 +336,6 @@ def report_costs(costs: dict[int, dict[str, dict]]) -> list[str]:
     return lines
 
 
-def report_sky(plan: catalogue.Plan, share: np.ndarray, shards: model.Shards) -> list[str]:
-    """How the galaxies fall, in words."""
-    number = np.diff(plan.first)
-    there, whole = number[number > 0], number[share == 1]
-    return [
-        f"{number.sum():,} galaxies on {len(there):,} of {len(number):,} fields, of which "
-        f"{(share > 0).sum():,} are primary, {((share > 0) & (share < 1)).sum():,} in part; "
-        f"{number[share > 0].sum() / share.sum():.2f} galaxies a primary field's area",
-        f"on a field that is all primary: mean {whole.mean():.2f}, variance {whole.var():.2f}, "
-        f"none on {np.mean(whole == 0):.1%}, at most {whole.max()}",
-        f"{len(shards.frames):,} shards: {shards.frames.sum():,.0f} frames, "
-        f"{shards.frame_bytes.sum() / 1e12:.2f} TB; in a shard {shards.frames.min():,.0f} to "
-        f"{shards.frames.max():,.0f}",
-    ]
-
-
 def main(argv: list[str] | None = None) -> None:
     """Make the survey, measure, model, check, and print the tables and one line of JSON."""
     args = _parser().parse_args(argv)
@@ -348,19 +345,21 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.work / f"{args.galaxies}-{args.clustering:g}-{args.partial:g}"
     if not all((folder / f"{name}.parquet").is_file() for name in TABLES):
         write_tables(plan, share, folder)
-    costs, counts = {}, {}
-    for number in args.shards:
-        costs[number], more = run_stages(folder, number, plan, args.stamped)
+    costs, counts, again = {}, {}, args.model_only
+    of = args.of if args.of in args.shards else args.shards[0]
+    for number in [of] if again else args.shards:
+        made = kept(folder / str(number) / "costs.json", again, run_stages, folder, number, plan,
+                    args.stamped)  # fmt: skip
+        costs[number], more = made
         counts |= more
-    of = args.of if args.of in costs else args.shards[0]
     shards = model.shards_of(folder / str(of) / "catalog.parquet")
-    own = {"start_cut": START_CUT}
+    own = START
     if args.seconds_per_frame is None or args.check_seconds is None:
-        own = measured_rates(args.work)
-    rates = rates_of(args, own, costs[of]["frames fetch"]["wall_s"])
+        own = kept(args.work / "rates.json", again, measured_rates, args.work)
+    rates = rates_of(args, own)
     rows = model_runs(args, shards, rates)
     for lines in (
-        report_sky(plan, share, shards),
+        model.of_sky(plan, share, shards),
         report_costs(costs),
         model.as_table(rows, rates),
     ):
@@ -381,7 +380,7 @@ def _refuse(args: argparse.Namespace) -> None:
         raise UserError(f"--galaxies {args.galaxies}: give ten or more a shard")
     for name, value in vars(args).items():
         least = min(value) if isinstance(value, list) else value
-        if isinstance(least, int | float) and least <= 0 and name not in MAY_BE_NONE:
+        if type(least) in (int, float) and least <= 0 and name not in MAY_BE_0:
             raise UserError(f"--{name.replace('_', '-')}: {least:g}; give a number above 0")
 
 
@@ -411,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--fetch-cores", type=float, help="cores that a fetch may use (default: all)")
     add("--window", type=int, default=8, help="shards whose frames are there (%(default)s)")
     add("--cache-gb", type=float, default=50.0, help="GB of the cache (default %(default)g)")
+    add("--model-only", action="store_true", help="go by what an earlier run has measured")
     add("--work", type=Path, default=ROOT / "benchmarks/results/scale", metavar="DIR",
         help="where files are kept; tables there are used again (default %(default)s)")  # fmt: skip
     return parser

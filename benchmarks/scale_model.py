@@ -208,6 +208,22 @@ def as_table(rows: list[dict], rates: Rates) -> list[str]:
     return lines
 
 
+def of_sky(plan: Plan, share: np.ndarray, shards: Shards) -> list[str]:
+    """How the galaxies fall, in words."""
+    number = np.diff(plan.first)
+    there, whole = number[number > 0], number[share == 1]
+    return [
+        f"{number.sum():,} galaxies on {len(there):,} of {len(number):,} fields, of which "
+        f"{(share > 0).sum():,} are primary, {((share > 0) & (share < 1)).sum():,} in part; "
+        f"{number[share > 0].sum() / share.sum():.2f} galaxies a primary field's area",
+        f"on a field that is all primary: mean {whole.mean():.2f}, variance {whole.var():.2f}, "
+        f"none on {np.mean(whole == 0):.1%}, at most {whole.max()}",
+        f"{len(shards.frames):,} shards: {shards.frames.sum():,.0f} frames, "
+        f"{shards.frame_bytes.sum() / 1e12:.2f} TB; in a shard {shards.frames.min():,.0f} to "
+        f"{shards.frames.max():,.0f}",
+    ]
+
+
 def _check(shards: Shards, rates: Rates, setting: Setting) -> None:
     least = (rates.mb_per_stream, rates.mb_per_second, rates.requests_per_minute, rates.cut,
              setting.cores, setting.streams, setting.fetches, setting.window, setting.cut_threads,
