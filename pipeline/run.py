@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -22,6 +24,8 @@ log = logging.getLogger("ugriz")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SILENT_FOR = 2 * 86400
+"""Seconds without a write after which a temporary file is nobody's, though its host is another."""
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
@@ -102,19 +106,15 @@ def duration(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, unique: bool = False) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name to write to; on a clean exit it is fsynced and renamed to `path`.
 
-    On an exception the temporary file is removed and `path` is as it was. A product has one
-    writer, so the temporary name is fixed and a killed run's leftover is written over; files
-    that several processes may write (a cache) ask for a `unique` one.
+    On an exception the temporary file is removed and `path` is as it was. The name is this
+    process's own: on a cluster a job may still be running when its successor starts, and then
+    each writes a file of its own, and whichever is done last gives it the name, whole.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{os.getpid()}-{time.monotonic_ns()}" if unique else ""
-    part = path.with_name(f".{path.name}{mark}.part{path.suffix}")
+    part = _own_name(Path(path))
     try:
-        part.unlink(missing_ok=True)
         yield part
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
@@ -126,20 +126,61 @@ def whole_file(path: str | os.PathLike, unique: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """As `whole_file`, for a folder: it has its name only when everything is in it."""
+    """As `whole_file`, for a folder: it has its name only when everything is in it.
+
+    A folder that another process has made meanwhile stays, since that may be in use already.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part, before = _own_name(path), _inode(path)
     part.mkdir()
     try:
         yield part
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(part, path)
+        if _inode(path) == before:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            os.replace(part, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(part)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def _inode(path: Path) -> int | None:
+    return path.stat().st_ino if path.exists() else None
+
+
+def _own_name(path: Path) -> Path:
+    """A temporary name beside `path` that no other process has; what dead ones left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part{path.suffix}"):
+        if _is_left(left, path):
+            shutil.rmtree(left, ignore_errors=True)  # a folder, or
+            left.unlink(missing_ok=True)
+    owner = f"{platform.node()}-{os.getpid()}-{time.monotonic_ns()}"
+    return path.with_name(f".{path.name}.{owner}.part{path.suffix}")
+
+
+def _is_left(part: Path, path: Path) -> bool:
+    """Whether a temporary file is of a process that is dead, here, or silent for long, anywhere."""
+    ending = re.escape(f".part{path.suffix}")
+    owner = re.fullmatch(rf"\.{re.escape(path.name)}\.(.+)-(\d+)-\d+{ending}", part.name)
+    if not owner:
+        return False
+    with contextlib.suppress(OSError):
+        if time.time() - part.stat().st_mtime > _SILENT_FOR:
+            return True
+    if owner[1] != platform.node():
+        return False
+    try:
+        os.kill(int(owner[2]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def write_json(content: object, path: str | os.PathLike) -> None:

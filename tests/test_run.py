@@ -38,23 +38,63 @@ def test_a_file_that_fails_leaves_the_former_one(tmp_path):
     assert os.listdir(tmp_path) == ["name.csv"]
 
 
-def test_a_killed_runs_leftover_is_written_over(tmp_path):
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import run
+frames = Path(sys.argv[1]).with_name("frames")
+with run.whole_file(sys.argv[1]) as part, run.whole_folder(frames) as folder:
+    part.write_text("half")
+    (folder / "a").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path):
     path = tmp_path / "name.csv"
-    with run.whole_file(path) as part:
-        part.write_text("first")
-    part.write_text("leftover of a killed run, longer than what comes")
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert len(os.listdir(tmp_path)) == 2
     with run.whole_file(path) as part:
         part.write_text("second")
-    assert path.read_text() == "second" and os.listdir(tmp_path) == ["name.csv"]
+    assert path.read_text() == "second" and len(os.listdir(tmp_path)) == 2
+    with run.whole_folder(tmp_path / "frames"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["frames", "name.csv"]
 
 
-def test_unique_names_let_several_write(tmp_path):
+def test_what_another_hosts_process_writes_is_let_be_until_it_is_silent_for_days(tmp_path):
     path = tmp_path / "name.csv"
-    with run.whole_file(path, unique=True) as one, run.whole_file(path, unique=True) as two:
+    others = tmp_path / ".name.csv.node-17.site.edu-1-22.part.csv"
+    others.write_text("half")
+    (tmp_path / ".name.csv.part.csv").write_text("of a name that is none of ours")
+    with run.whole_file(path) as part:
+        part.write_text("mine")
+    assert others.exists()
+    os.utime(others, (0, 0))
+    with run.whole_file(path) as part:
+        part.write_text("mine")
+    assert sorted(os.listdir(tmp_path)) == [".name.csv.part.csv", "name.csv"]
+
+
+def test_a_job_and_its_successor_write_at_the_same_time_and_both_wholly(tmp_path):
+    path = tmp_path / "name.csv"
+    with run.whole_file(path) as one, run.whole_file(path) as two:
         assert one != two
         one.write_text("one")
         two.write_text("two")
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["name.csv"]
+
+
+def test_a_folder_that_another_made_meanwhile_stays(tmp_path):
+    path = tmp_path / "frames"
+    path.mkdir()
+    with run.whole_folder(path) as late:
+        with run.whole_folder(path) as early:
+            (early / "a").write_text("early")
+        inode = path.stat().st_ino
+        (late / "a").write_text("late")
+    assert path.stat().st_ino == inode and (path / "a").read_text() == "early"
+    assert os.listdir(tmp_path) == ["frames"]
 
 
 def test_whole_folder_replaces_and_cleans(tmp_path):

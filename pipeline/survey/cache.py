@@ -81,7 +81,7 @@ class Store:
 
     def note_absent(self, path: str, roots: tuple[str, ...]) -> None:
         """Remember that none of `roots` has `path`."""
-        with whole_file(self.folder / f"{path}.absent", unique=True) as part:
+        with whole_file(self.folder / f"{path}.absent") as part:
             part.write_text(json.dumps({"asked": time.time(), "roots": sorted(roots)}))
 
     def known_absent(self, path: str, roots: tuple[str, ...]) -> bool:
@@ -95,7 +95,7 @@ class Store:
 
     def note_refused(self, reason: str) -> None:
         """Remember that the archive refuses this machine, for other jobs."""
-        with whole_file(self.folder / REFUSED, unique=True) as part:
+        with whole_file(self.folder / REFUSED) as part:
             part.write_text(reason)
 
     def refused(self) -> str | None:
