@@ -16,8 +16,8 @@ rule simulate:
         "../../envs/ugriz.yaml"
     threads: 8
     resources:
-        mem_mb=lambda wildcards, threads: 1500 * threads,
-        runtime=240,
+        mem_mb=growing(0, each=1500),
+        runtime=growing(240),
     params:
         options=flags(config["simulate"]),
     shell:
@@ -33,11 +33,12 @@ rule query:
         "results/query/{name}.parquet",
     log:
         "logs/query/{name}.log",
+    localrule: AT_HOME and ASKS
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=4000,
-        runtime=2880 if ASKS else 120,
+        mem_mb=growing(4000),
+        runtime=growing(2880 if ASKS else 120),
         sdss=int(ASKS),
         # no params: how a service is asked may change in the middle of a run and reruns nothing
         asking=QUERYING,
@@ -65,8 +66,8 @@ rule catalog:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         tables=lambda wildcards, input: named(
             input, ["labelled", "unlabelled", "galaxies", "fields", "morphology"]

@@ -54,7 +54,8 @@ VOTES = flags({key: config["morphology"].get(key) for key in VOTES})
 # no params: how a training runs may change in the middle of it and reruns nothing
 TRAINING = flags(config["running"])
 APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
-NETWORK = flags(config["network"])
+AT_HOME = config["network"]["submit_host"]
+NETWORK = flags(config["network"], leave_out=["submit_host"])
 QUERYING = ""
 if ASKS:
     how = ["login", "credentials", "drop_tables", "page_rows", "poll"]
@@ -132,6 +133,18 @@ def earlier_stamps(wildcards):
     """The shard whose stamps must be there first, so that few shards' frames lie on disk."""
     first = int(wildcards.shard) - config["frames"]["window"]
     return [f"results/cutouts/{first:04d}.h5"] if first >= 0 else []
+
+
+def growing(amount, each=0):
+    """A resource: `amount`, and `each` for every thread; as much again at every retry.
+
+    So that a job that was over its memory or time gets more, and the others do not wait for it.
+    """
+
+    def resource(wildcards, threads, attempt):
+        return attempt * (amount + each * threads)
+
+    return resource
 
 
 def named(inputs, names):

@@ -22,8 +22,8 @@ rule search:
     threads: 2
     resources:
         # pooled vectors lie in memory whole: 14 GB for 1.7 million of 2048
-        mem_mb=20000 if config["search"].get("vectors") == "pooled" else 8000,
-        runtime=720,
+        mem_mb=growing(20000 if config["search"].get("vectors") == "pooled" else 8000),
+        runtime=growing(720),
     params:
         options=flags(config["search"]),
     shell:
@@ -56,8 +56,8 @@ rule atlas:
         "../../envs/learning.yaml"
     resources:
         # as for search
-        mem_mb=20000 if config["atlas"].get("vectors") == "pooled" else 8000,
-        runtime=720,
+        mem_mb=growing(20000 if config["atlas"].get("vectors") == "pooled" else 8000),
+        runtime=growing(720),
     params:
         options=flags(config["atlas"]),
         votes=VOTES,
@@ -96,8 +96,8 @@ rule evaluate:
     conda:
         "../../envs/learning.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         photoz=flags({"photoz": ensemble() or None}),
         options=flags(config["evaluate"]),
@@ -135,8 +135,8 @@ rule evaluate_morphology:
     conda:
         "../../envs/learning.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         options=flags(config["evaluate"]),
     shell:

@@ -12,8 +12,8 @@ rule plan:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         stamp=STAMP,
         planning=PLANNING,
@@ -35,8 +35,8 @@ rule measured:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         stamp=STAMP,
         planning=PLANNING,
@@ -57,11 +57,12 @@ rule frames:
         temp(directory("results/frames/{shard}")),
     log:
         "logs/frames/{shard}.log",
+    localrule: AT_HOME and FETCHES
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=1000,
-        runtime=240,
+        mem_mb=growing(1000),
+        runtime=growing(240),
         sdss=int(FETCHES),
         # no params: how files are fetched may change in the middle of a run and reruns nothing
         fetching=FETCHING,
@@ -88,8 +89,8 @@ rule cutouts:
         "../../envs/ugriz.yaml"
     threads: 2
     resources:
-        mem_mb=lambda wildcards, threads: 500 + 250 * threads,
-        runtime=240,
+        mem_mb=growing(500, each=250),
+        runtime=growing(240),
         # no params: whose workers cut changes nothing in what comes out
         cutting=CUTTING,
     params:
@@ -118,8 +119,8 @@ rule dataset:
         "../../envs/ugriz.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, threads: 500 + 250 * threads,
-        runtime=240,
+        mem_mb=growing(500, each=250),
+        runtime=growing(240),
     params:
         options=flags(config["dataset"]),
         survey=config["survey"],
@@ -147,8 +148,8 @@ rule pictures:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         fields=lambda wildcards, input: named(input, ["fields"]),
     shell:
@@ -170,8 +171,8 @@ rule export:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=1000,
-        runtime=480,
+        mem_mb=growing(1000),
+        runtime=growing(480),
     params:
         options=flags(config["export"]),
     shell:

@@ -17,7 +17,8 @@ rule pretrain:
         "../../envs/learning.yaml"
     threads: lambda wildcards: own(config, wildcards.method, "pretrain")["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
+        # a killed one goes on from its last checkpoint
         runtime=2880,
         nodes=1,
         ranks=1,
@@ -54,7 +55,8 @@ rule train:
         "../../envs/learning.yaml"
     threads: lambda wildcards: own(config, wildcards.start, "train")["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
+        # a killed one goes on from its last checkpoint
         runtime=2880,
         nodes=1,
         ranks=1,
@@ -89,8 +91,9 @@ rule train_morphology:
     threads: lambda wildcards: own(config, wildcards.start, "morphology")["threads"]
     resources:
         # all vectors lie in memory: pooled, 14 GB for 1.7 million of 2048
-        mem_mb=lambda wildcards: 20000 if type_vectors(wildcards) else 8000,
-        runtime=1440,
+        mem_mb=lambda wildcards, attempt: attempt
+        * (20000 if type_vectors(wildcards) else 8000),
+        runtime=growing(1440),
         nodes=1,
         ranks=1,
         running=TRAINING,
@@ -121,8 +124,8 @@ rule embed:
         "../../envs/learning.yaml"
     threads: lambda wildcards: own(config, wildcards.method, "embed")["threads"]
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=growing(720),
         running=APPLYING,
     params:
         options=lambda wildcards: flags(own(config, wildcards.method, "embed")),
@@ -145,8 +148,8 @@ rule photoz:
         "../../envs/learning.yaml"
     threads: config["photoz"]["threads"]
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=growing(720),
         running=APPLYING,
     params:
         options=flags(config["photoz"], leave_out=["start", "fraction"]),
@@ -169,8 +172,8 @@ rule photoz_test:
         "../../envs/learning.yaml"
     threads: config["photoz"]["threads"]
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=growing(720),
         running=APPLYING,
     params:
         # turns are those of the models, as of their own predictions
