@@ -13,6 +13,7 @@ from small_photoz import galaxies, small_net
 from pipeline.images.reader import members
 from pipeline.learning import checkpoint, predict, tasks, training
 from pipeline.learning.colours import ColourTask, measure
+from pipeline.learning.labelnet import LabelNet
 from pipeline.learning.ranks import Ranks
 from pipeline.learning.training import Data, Keeping, Settings, fit
 from pipeline.run import UserError
@@ -271,6 +272,79 @@ def _train_rank(rank, ranks, data, folder):
         net, _ = made.chosen()
         torch.save([losses, net.state_dict()], folder / f"{ranks}.pt")
     place.close()
+
+
+CHANGING = dataclasses.replace(
+    QUICK, groups=2, ema=0.9, optimiser="adamw", lr=1e-3, colour_weight=0.5, check_every=3
+)
+
+
+def _in_hands(rank, ranks, data, folder, task, stop=None):
+    """As `_train_rank`, the whole of `fit` in `folder`, with a state each step; up to step `stop`.
+
+    What there is already is taken up, whatever number of ranks has left it.
+    """
+    torch.set_num_threads(1)
+    if ranks > 1:
+        meeting = f"file://{folder}/meet-{stop}"
+        torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=ranks)
+    place = Ranks(rank, ranks, torch.device("cpu"))
+    original = training._Training.step
+
+    def step(self, batch):
+        if batch.step == stop:
+            raise Killed
+        original(self, batch)
+
+    training._Training.step = step
+    try:
+        net = NETS[task](data)
+        net, facts = fit(net, data, CHANGING, keeping(folder, minutes=0), place, TASKS[task](data))
+        if rank == 0:
+            torch.save([facts, net.state_dict()], folder / "made.pt")
+    except Killed:
+        pass
+    finally:
+        training._Training.step = original
+        place.close()
+
+
+NETS = {
+    "photoz": lambda data: small_net().double(),
+    "morphology": lambda data: LabelNet(small_net().encoder, 2, 0).double(),
+}
+TASKS = {
+    "photoz": lambda data: tasks.redshifts(small_net().bins, CHANGING.loss),
+    "morphology": lambda data: tasks.types(
+        *(np.concatenate([of(part) for part in (data.train, data.valid)])
+          for of in (lambda part: part.objid, lambda part: part.objid % 2 == 0))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", NETS)
+def test_a_state_goes_from_one_rank_to_two_and_back(tmp_path, data, task):
+    def by(ranks, name, stop=None):
+        (tmp_path / name).mkdir(exist_ok=True)
+        given = (ranks, data, tmp_path / name, task, stop)
+        if ranks == 1:
+            _in_hands(0, *given)
+        else:
+            mp.start_processes(_in_hands, given, nprocs=ranks, start_method="fork")
+
+    by(1, "unbroken")
+    for name, first, then in (("from-one", 1, 2), ("from-two", 2, 1)):
+        by(first, name, stop=4)
+        assert checkpoint.load(tmp_path / name / "state.pt", "state")["step"] == 4
+        by(then, name)
+    whole, *others = (
+        torch.load(tmp_path / name / "made.pt", weights_only=True)
+        for name in ("unbroken", "from-one", "from-two")
+    )
+    for facts, weights in others:
+        assert facts == pytest.approx(whole[0], abs=1e-8)
+        for name, value in whole[1].items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-8, msg=name)
 
 
 def test_two_ranks_train_as_one_with_the_same_groups(tmp_path, data):
