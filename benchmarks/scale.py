@@ -49,7 +49,7 @@ NUMPY_TYPES = {"bigint": "int64", "int": "int32", "smallint": "int16", "tinyint"
 TINY = Stamp(3)
 FIGURES = ("wall_s", "cpu_s", "peak_mb")
 FIELDS, PER_FIELD = 6, 4  # of the simulated survey that seconds a frame are measured on
-MAY_BE_0 = ("clustering", "partial", "stamped", "latency", "cache_gb", "check_seconds")
+MAY_BE_0 = ("clustering", "partial", "stamped", "latency", "cache_gb", "check_seconds", "queue")
 START = {"start_fetch": 2.0, "start_cut": 4.0}
 """Seconds from the start of a job to its first frame, where they are not measured."""
 TABLES = catalogue.QUERIES
@@ -295,8 +295,8 @@ def rates_of(args: argparse.Namespace, own: dict[str, float]) -> model.Rates:
     return model.Rates(
         mb_per_stream=args.mb_per_stream, cut=cut, check=check,
         mb_per_second=args.mb_per_second or np.inf, latency=args.latency,
-        requests_per_minute=args.requests_per_minute, start_fetch=own["start_fetch"],
-        start_cut=own["start_cut"],
+        requests_per_minute=args.requests_per_minute, start_fetch=own["start_fetch"] + args.queue,
+        start_cut=own["start_cut"] + args.queue,
     )  # fmt: skip
 
 
@@ -358,12 +358,8 @@ def main(argv: list[str] | None = None) -> None:
         own = kept(args.work / "rates.json", again, measured_rates, args.work)
     rates = rates_of(args, own)
     rows = model_runs(args, shards, rates)
-    for lines in (
-        model.of_sky(plan, share, shards),
-        report_costs(costs),
-        model.as_table(rows, rates),
-    ):
-        print("\n".join(lines), end="\n\n")
+    parts = [model.of_sky(plan, share, shards), report_costs(costs), model.as_table(rows, rates)]
+    print("\n\n".join("\n".join(part) for part in parts), end="\n\n")
     wrong = [name for name, (put, came) in counts.items() if put != came]
     for name in wrong:
         print(f"{name}: put in {counts[name][0]}, came out {counts[name][1]}")
@@ -408,6 +404,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--check-seconds", type=float, help="core-s to check a frame (default: measured)")
     add("--fetches", type=int, default=1, help="shards fetched at a time (default %(default)s)")
     add("--fetch-cores", type=float, help="cores that a fetch may use (default: all)")
+    add("--queue", type=float, default=0.0, help="s that a job waits in a cluster's queue (0)")
     add("--window", type=int, default=8, help="shards whose frames are there (%(default)s)")
     add("--cache-gb", type=float, default=50.0, help="GB of the cache (default %(default)g)")
     add("--model-only", action="store_true", help="go by what an earlier run has measured")

@@ -341,9 +341,9 @@ def test_what_makes_no_sense_is_refused(scale, words, message):
 def test_rates_are_those_of_the_flags_or_those_measured(scale):
     args = argparse.Namespace(
         seconds_per_frame=None, check_seconds=0.4, mb_per_stream=2.0, mb_per_second=None,
-        latency=0.1, requests_per_minute=600.0,
+        latency=0.1, requests_per_minute=600.0, queue=30.0,
     )  # fmt: skip
     own = {"cut": 0.7, "check": 0.3, "start_cut": 3.0, "start_fetch": 5.0}
     found = scale.rates_of(args, own)
-    assert (found.cut, found.check, found.start_cut, found.start_fetch) == (0.7, 0.4, 3.0, 5.0)
+    assert (found.cut, found.check, found.start_cut, found.start_fetch) == (0.7, 0.4, 33.0, 35.0)
     assert found.mb_per_second == np.inf
