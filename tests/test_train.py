@@ -118,6 +118,23 @@ def test_a_killed_run_goes_on_and_ends_bit_identical(shard, tmp_path, monkeypatc
     assert not (broken / ".state-0").exists()
 
 
+def test_two_ranks_make_what_one_makes(shard, tmp_path):
+    more = ["--fractions", "0.5", "1", "--groups", "2"]
+    train.main(arguments(shard, tmp_path / "one", *more))
+    command = arguments(shard, tmp_path / "two", *more, "--ranks", "2")
+    made = subprocess.run([sys.executable, "-m", "pipeline.train", *command], cwd=REPOSITORY,
+                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    assert made.returncode == 0 and made.stderr.count("weights of step") == 2, made.stderr
+    for name in ("0.5-0", "1-0"):
+        one, two = (tmp_path / each / name for each in ("one", "two"))
+        assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+        for file in ("history.csv", "predictions.parquet"):
+            read = pd.read_csv if file.endswith("csv") else pd.read_parquet
+            pd.testing.assert_frame_equal(read(one / file), read(two / file), rtol=1e-4)
+    facts = json.loads((two / "model.pt.provenance.json").read_text())
+    assert facts["ranks"] == 2 and not (tmp_path / "two" / ".state-0").exists()
+
+
 def test_a_state_of_other_pixels_is_not_taken_up(tmp_path, monkeypatch):
     catalog = galaxy_catalog(60)
     shards = write_set(tmp_path, catalog, stamp=Stamp(size=37))

@@ -105,6 +105,11 @@ def test_a_training_that_was_killed_ends_as_an_unbroken_one(tmp_path, data, monk
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_amp_of_the_device_is_none_on_a_cpu(tmp_path, data):
+    whole, _ = run_fit(tmp_path / "a", data, QUICK)
+    assert same(whole, run_fit(tmp_path / "b", data, dataclasses.replace(QUICK, amp=None))[0])
+
+
 def test_a_state_of_other_settings_is_not_taken_up(tmp_path, data):
     run_fit(tmp_path / "one", data, QUICK, minutes=0)
     checkpoint.load(tmp_path / "one" / "state.pt", "state")  # it is there, after step 5

@@ -35,6 +35,8 @@ _LAUNCHED = "UGRIZ_LAUNCHED"
 """Set for ranks that were started here, not by a torchrun of the user's own."""
 _REASON, _LOSS = "reason", "loss"
 """What a rank tells: its own error, or that another one has gone."""
+_GRACE = 5.0
+"""Seconds that a node with nothing to tell leaves to the one that has."""
 _AGAIN = "start it again, it goes on from its last state"
 
 
@@ -163,7 +165,8 @@ def _on_this_node(command: Sequence[str], team: Team) -> None:
         else:
             return
     if line is None:
-        sys.exit(1)  # a rank of another node has the reason
+        time.sleep(_GRACE)  # srun ends all nodes with the first
+        sys.exit(1)
     raise UserError(line)
 
 

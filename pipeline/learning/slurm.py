@@ -91,7 +91,8 @@ def environment(given: Mapping[str, str], addresses: Sequence[str]) -> dict[str,
         if not name.startswith(("SLURM_", "SRUN_")) or name.startswith(_KEPT)
     }
     port = 16384 + int(given["SLURM_JOB_ID"]) % 16384  # below those that systems hand out
-    return {**kept, _MEETING: " ".join([str(port), *addresses])}
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # of a launcher that ends a moment after the first
+    return {**quiet, **kept, _MEETING: " ".join([str(port), *addresses])}
 
 
 def _address(host: str) -> str:
@@ -125,7 +126,7 @@ def _wait(command: Sequence[str], surroundings: Mapping[str, str]) -> None:
         for line in process.stderr:
             if line.startswith(b"error: "):
                 own.append(line.decode(errors="replace").removeprefix("error: ").strip())
-            elif line.startswith((b"srun: ", b"slurmstepd: ")):
+            elif line.startswith((b"srun: ", b"slurmstepd")):
                 others.append(line)
             else:
                 _pass_on(line)
