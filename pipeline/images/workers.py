@@ -20,8 +20,9 @@ from concurrent.futures import CancelledError
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from uuid import uuid4
 
-from dask.distributed import Client, Future, LocalCluster, get_worker, wait
+from dask.distributed import Client, Future, LocalCluster, get_worker
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
@@ -30,7 +31,7 @@ import pipeline
 from pipeline.images.cutting import Recipe, Report, Work
 from pipeline.run import UserError, duration, log
 
-ANSWER = 10.0
+ANSWER = 20.0
 """Seconds in which a scheduler must answer."""
 PATIENCE = 300.0
 """Seconds for which a scheduler may be without any worker."""
@@ -41,7 +42,7 @@ _DECIDE = ("numpy", "astropy", "numba", "reproject", "distributed")
 _TOLD = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a disk that end in a line of their own."""
 _LOGGERS = ("distributed", "tornado", "asyncio")
-MEND = "start scheduler and workers in the environment of this run, with PYTHONPATH={}"
+MEND = "start workers in the environment of this run, with PYTHONPATH={}"
 
 
 @contextlib.contextmanager
@@ -63,11 +64,12 @@ def outside(address: str) -> Iterator[Outside]:
     Raises:
         UserError: it does not answer.
     """
-    for name in _LOGGERS:  # what goes wrong is told once, in one line
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    for name in logging.root.manager.loggerDict:  # what goes wrong is told once, in one line
+        if name.partition(".")[0] in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore", VersionMismatchWarning)
     try:
-        client = Client(address, timeout=ANSWER, set_as_default=False)
+        client = Client(address, timeout=ANSWER)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise UserError(
             f"--scheduler {address}: no Dask scheduler answers ({_first_line(error)}); start one "
@@ -98,7 +100,7 @@ class Outside:
             try:
                 ask = self.client.scheduler.ncores
                 self.counted = self.client.sync(ask, workers=None, callback_timeout=ANSWER)
-            except (OSError, CommClosedError, CancelledError, RuntimeError, AttributeError):
+            except (OSError, CancelledError, RuntimeError, AttributeError):
                 raise self.gone() from None
             self.looked = time.monotonic()
         return self.counted
@@ -114,13 +116,14 @@ class Outside:
         pure: bool = False,
     ) -> Task:
         """Let a worker call `function`, once it is sure to see what is seen here."""
-        seen = [path for path in work.paths(recipe.mask) if (root / path).exists()]
-        args = (work, root, recipe, losses, scratch)
+        seen = [root / path for path in work.paths(recipe.mask) if (root / path).exists()]
+        call = _packed(function, work, root, recipe, losses, scratch)
+        call = _packed(_alike, identity(), [str(path) for path in (scratch.parent, *seen)], call)
+        key = f"{function.__name__}-{uuid4().hex}"
         try:
-            future = self.client.submit(_alike, identity(), seen, function, *args, pure=pure)
-        except (OSError, CommClosedError, CancelledError, RuntimeError):
+            return Task(self, self.client.submit(pickle.loads, call, key=key, pure=pure))
+        except (OSError, CancelledError, RuntimeError):
             raise self.gone() from None
-        return Task(self, future, scratch)
 
     def look(self) -> None:
         """See whether there are workers.
@@ -141,6 +144,16 @@ class Outside:
                 "some (dask worker), see why the former ones ended, and run again"
             )
 
+    def unable(self) -> list[str]:
+        """Workers that cannot load the pipeline, as far as they answer."""
+        with contextlib.suppress(Exception):
+            answers = self.client.sync(
+                self.client._run, pickle.loads, _packed(identity), on_error="return",
+                callback_timeout=ANSWER,
+            )  # fmt: skip
+            return [who for who, said in answers.items() if isinstance(said, BaseException)]
+        return []
+
     def gone(self) -> UserError:
         """What to raise when the scheduler has gone away."""
         return UserError(
@@ -152,8 +165,8 @@ class Outside:
 class Task:
     """A frame that is being cut elsewhere."""
 
-    def __init__(self, crew: Outside, future: Future, scratch: Path):
-        self.crew, self.future, self.scratch = crew, future, scratch
+    def __init__(self, crew: Outside, future: Future):
+        self.crew, self.future = crew, future
 
     def result(self) -> Report:
         """Wait for the report.
@@ -162,58 +175,68 @@ class Task:
             UserError: it will not come; why, and what to do.
             OSError: the worker could not write its scratch file.
         """
-        while not self._done():
-            self.crew.look()
-        address = self.crew.address
+        where = f"--scheduler {self.crew.address}:"
         try:
-            return self.future.result(timeout=PATIENCE)
-        except CancelledError:
+            return self._wait()
+        except (CancelledError, CommClosedError):
             raise self.crew.gone() from None
         except KilledWorker as killed:
             raise UserError(
-                f"--scheduler {address}: {killed.allowed_failures + 1} workers ended in the middle "
-                "of the same frame; give them more memory (some 250 MB a thread; --memory-limit, "
-                "--nthreads), see their logs, and run again"
+                f"{where} {killed.allowed_failures + 1} workers ended while they cut the same "
+                "frame; give them more memory (some 250 MB a thread; --memory-limit, --nthreads), "
+                "see their logs, and run again"
             ) from None
         except OSError as error:
             if error.errno in _TOLD:
                 raise
-            raise UserError(
-                f"--scheduler {address}: a worker of it: {error}; see to it and run again"
-            ) from None
-        except (ImportError, AttributeError, pickle.UnpicklingError, RuntimeError) as error:
+            raise UserError(f"{where} a worker: {error}; see to it and run again") from None
+        except (ImportError, AttributeError, pickle.UnpicklingError) as error:
             if isinstance(error, AttributeError) and "Can't get attribute" not in str(error):
                 raise
+            unable = ", ".join(self.crew.unable()) or "a worker"
             raise UserError(
-                f"--scheduler {address}: it or a worker of it cannot load this run's tasks "
-                f"({_first_line(error)}); {mend()}"
+                f"{where} {unable} cannot run this pipeline ({_first_line(error)}); {mend()}"
             ) from None
 
-    def _done(self) -> bool:
-        try:
-            wait(self.future, timeout=LOOK)
-        except TimeoutError:
-            return False
-        except CancelledError:
-            raise self.crew.gone() from None
-        return True
+    def _wait(self) -> Report:
+        while True:
+            try:
+                return self.future.result(timeout=LOOK)
+            except TimeoutError as error:
+                if error.errno:  # a worker's
+                    raise
+            self.crew.look()
 
 
-def _alike(expected: dict[str, str], seen: list[str], function: Callable[..., Report], *args):
-    """Call `function` on a worker, or say why this worker should not (UserError)."""
-    _, root, _, _, scratch = args
+class _Call:
+    """Unpickling it calls a function: where that cannot be loaded, the task fails, and not the
+    worker or the scheduler that the task goes through.
+    """
+
+    def __init__(self, function: Callable, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return self.function, self.args
+
+
+def _packed(function: Callable, *args) -> bytes:
+    return pickle.dumps(_Call(function, *args))
+
+
+def _alike(expected: dict[str, str], seen: list[str], call: bytes) -> Report:
+    """Make a packed call on a worker, or say why this worker should not (UserError)."""
     who = f"worker {get_worker().address}"
     for name, value in identity().items():
         if value != expected.get(name):
             raise UserError(f"{who}: has {name} {value}, this run {expected.get(name)}; {mend()}")
-    unseen = [path for path in (scratch.parent, *(root / each for each in seen))
-              if not path.exists()]  # fmt: skip
+    unseen = next((path for path in seen if not Path(path).exists()), None)
     if unseen:
         raise UserError(
-            f"{who}: does not see {unseen[0]}; run where scheduler, workers and this run share "
-            "one file system under the same names, frames: root and cache included"
+            f"{who}: does not see {unseen}; run where workers and this run share one file system "
+            "under the same names, frames: root and cache included"
         )
-    return function(*args)
+    return pickle.loads(call)
 
 
 @cache
@@ -229,7 +252,7 @@ def identity() -> dict[str, str]:
 
 
 def mend() -> str:
-    """What to do about scheduler and workers that are not alike."""
+    """What to do about workers that are not alike."""
     return MEND.format(Path(pipeline.__file__).parent.parent)
 
 
