@@ -24,3 +24,7 @@ rule all:
         "results/dataset.json",
         expand("results/pictures/{picture}.png", picture=PICTURES),
         [PRODUCTS[goal] for goal in config["goals"]],
+
+
+onerror:
+    print(*failures.lines(log), sep="\n", file=sys.stderr)

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pipeline"
 ROOMS = ("survey", "images", "learning", "similarity", "evaluation", "simulation")
-SHARED = ("run", "metrics", "settings")
+SHARED = ("run", "metrics", "settings", "failures")
 """Modules beside the stages that any stage may import, and that import no stage."""
 MAY_SEE = {
     "survey": {"survey", "run"},

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import fcntl
 import logging
+import os
 import random
 import re
 import threading
@@ -36,6 +37,8 @@ TOO_LONG = 600.0
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further pause is twice as long."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
+_BATCH = {"SLURM_JOB_ID", "PBS_JOBID", "_CONDOR_SLOT", "LSB_JOBID", "JOB_ID"}
+"""One of these is set in a job of a cluster."""
 _CLOCK = ("not yet valid", "certificate has expired")
 
 
@@ -172,6 +175,9 @@ def advice(reason: str) -> str:
         return "is this machine's clock right? Set it, then run again to go on"
     if "web page" in reason:
         return "is it maintenance, or a proxy or login page of your network? Run again to go on"
+    if "cannot be reached" in reason and not _BATCH.isdisjoint(os.environ):
+        return ("compute nodes often have no internet: choose a partition that has, or network: "
+                "submit_host: true in the config; run again to go on")  # fmt: skip
     if "cannot be reached" in reason:
         return "check the address and this machine's network, VPN and proxy; run again to go on"
     return "wait a while, then run again to go on; what has come is kept"

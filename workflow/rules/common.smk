@@ -5,6 +5,7 @@ from shlex import quote
 
 sys.path.insert(0, workflow.basedir)
 
+from pipeline import failures
 from pipeline.run import UserError
 from pipeline.settings import (
     FROM_SCRATCH,

@@ -61,7 +61,7 @@ rule frames:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=growing(1000),
+        mem_mb=growing(1500),
         runtime=growing(240),
         sdss=int(FETCHES),
         # no params: how files are fetched may change in the middle of a run and reruns nothing
@@ -89,7 +89,7 @@ rule cutouts:
         "../../envs/ugriz.yaml"
     threads: 2
     resources:
-        mem_mb=growing(500, each=250),
+        mem_mb=growing(1000, each=250),
         runtime=growing(240),
         # no params: whose workers cut changes nothing in what comes out
         cutting=CUTTING,
@@ -119,7 +119,7 @@ rule dataset:
         "../../envs/ugriz.yaml"
     threads: 4
     resources:
-        mem_mb=growing(500, each=250),
+        mem_mb=growing(1000, each=250),
         runtime=growing(240),
     params:
         options=flags(config["dataset"]),
@@ -171,7 +171,7 @@ rule export:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=growing(1000),
+        mem_mb=growing(1500),
         runtime=growing(480),
     params:
         options=flags(config["export"]),
