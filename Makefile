@@ -1,11 +1,14 @@
 # make demo: the embedded survey from SQL to redshifts and figures. make test: every test.
 # make rehearsal: surveys/sdss-dr12.yaml against services on this machine that stand for SDSS's.
+# make slurm-test: the embedded survey on a Slurm that is installed and started here (root, Debian).
 
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test lint setup benchmark rehearsal
+UGRIZ_SLURM ?= embedded
+
+.PHONY: demo test lint setup benchmark rehearsal slurm-test
 
 demo: setup
 	snakemake --cores all
@@ -22,6 +25,12 @@ lint: setup
 
 rehearsal: setup
 	python benchmarks/rehearsal.py $(REHEARSAL)
+
+slurm-test: setup
+	@test -x /usr/sbin/slurmd && test -x /usr/sbin/munged || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; } \
+	> /dev/null 2>&1 || echo "slurm-wlm and munge could not be installed (apt-get, as root)"
+	UGRIZ_SLURM=$(UGRIZ_SLURM) python -m pytest -m slurm -v tests/test_slurm.py
 
 benchmark: setup
 	python benchmarks/cutouts.py

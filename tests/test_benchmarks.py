@@ -1,7 +1,9 @@
 """The benchmark of the cutouts: its routes make one stamp, its command runs, its peaks hold."""
 
+import html
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +185,12 @@ def test_a_frame_that_is_not_there_is_named(archive, tmp_path):
     galaxies = cutouts.read_galaxies(archive[1]).assign(field=101)
     with pytest.raises(cutouts.UserError, match="000101|0101.*no such frame"):
         cutouts.prepare(galaxies, archive[0], tmp_path)
+
+
+def test_the_picture_of_the_rules_is_that_of_the_full_run():
+    rules = importlib.import_module("rules")
+    found = rules.edges(rules.ROOT / "surveys" / "sdss-dr12.yaml")
+    svg = html.unescape((rules.ROOT / "docs" / "rules.svg").read_text())
+    drawn = set(re.findall(r"<title>(\w+)->(\w+)</title>", svg))
+    assert drawn <= found and rules.BACK in drawn
+    assert {rule for edge in drawn for rule in edge} == {rule for edge in found for rule in edge}

@@ -124,7 +124,12 @@ class Slurm:
         return found | {"SLURM_CONF": str(self.conf)}
 
     def start(self) -> None:
-        """Start everything and wait until all nodes are idle."""
+        """Start everything and wait until all nodes are idle.
+
+        Raises RuntimeError for what `missing` says, and if they do not become so.
+        """
+        if why := missing():
+            raise RuntimeError(why)
         PLACE.parent.mkdir(exist_ok=True)
         PLACE.unlink(missing_ok=True)  # a link to nowhere, of one that was killed
         PLACE.symlink_to(self.conf)
