@@ -7,6 +7,7 @@ goes wrong between here and there ends in one line.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -17,14 +18,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
 
 from dask.distributed import Client, Future, LocalCluster, get_worker
-from distributed.comm import CommClosedError
+from distributed.comm import CommClosedError, connect
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 from distributed.versions import VersionMismatchWarning
 
 import pipeline
@@ -69,8 +70,9 @@ def outside(address: str) -> Iterator[Outside]:
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.simplefilter("ignore", VersionMismatchWarning)
     try:
+        asyncio.run(_knock(address))
         client = Client(address, timeout=ANSWER)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except Exception as error:  # of many kinds: an unknown scheme, no TLS, nobody there
         raise UserError(
             f"--scheduler {address}: no Dask scheduler answers ({_first_line(error)}); start one "
             "(dask scheduler) or mend the address"
@@ -80,6 +82,13 @@ def outside(address: str) -> Iterator[Outside]:
     finally:
         with contextlib.suppress(Exception):  # a scheduler that is gone cannot be told
             client.close(timeout=ANSWER)
+
+
+async def _knock(address: str) -> None:
+    """See whether a scheduler answers: Dask's client waits for ever for one that says nothing."""
+    words = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=ANSWER, **words), ANSWER + 1)
+    await comm.close()
 
 
 class Outside:
@@ -144,14 +153,14 @@ class Outside:
                 "some (dask worker), see why the former ones ended, and run again"
             )
 
-    def unable(self) -> list[str]:
-        """Workers that cannot load the pipeline, as far as they answer."""
+    def unlike(self) -> list[str]:
+        """Workers that cannot load the pipeline, or have another; as far as they answer."""
         with contextlib.suppress(Exception):
             answers = self.client.sync(
                 self.client._run, pickle.loads, _packed(identity), on_error="return",
                 callback_timeout=ANSWER,
             )  # fmt: skip
-            return [who for who, said in answers.items() if isinstance(said, BaseException)]
+            return [who for who, said in answers.items() if said != identity()]
         return []
 
     def gone(self) -> UserError:
@@ -186,16 +195,19 @@ class Task:
                 "frame; give them more memory (some 250 MB a thread; --memory-limit, --nthreads), "
                 "see their logs, and run again"
             ) from None
+        except UserError:
+            raise
         except OSError as error:
             if error.errno in _TOLD:
                 raise
             raise UserError(f"{where} a worker: {error}; see to it and run again") from None
-        except (ImportError, AttributeError, pickle.UnpicklingError) as error:
-            if isinstance(error, AttributeError) and "Can't get attribute" not in str(error):
+        except Exception as error:
+            unlike = ", ".join(self.crew.unlike())
+            if not unlike and not isinstance(error, ImportError):
                 raise
-            unable = ", ".join(self.crew.unable()) or "a worker"
             raise UserError(
-                f"{where} {unable} cannot run this pipeline ({_first_line(error)}); {mend()}"
+                f"{where} {unlike or 'a worker'} cannot run this pipeline ({_first_line(error)}); "
+                f"{mend()}"
             ) from None
 
     def _wait(self) -> Report:
@@ -239,9 +251,7 @@ def _alike(expected: dict[str, str], seen: list[str], call: bytes) -> Report:
     return pickle.loads(call)
 
 
-@cache
-def identity() -> dict[str, str]:
-    """What decides the bytes that a process makes: its code, its packages, its machine."""
+def _identify() -> dict[str, str]:
     here = Path(pipeline.__file__).parent
     digest = hashlib.sha256()
     for file in sorted([here / "run.py", *here.glob("survey/*.py"), *here.glob("images/*.py")]):
@@ -249,6 +259,14 @@ def identity() -> dict[str, str]:
     found = {"pipeline": digest.hexdigest()[:12], "machine": platform.machine()}
     found["Python"] = ".".join(platform.python_version_tuple()[:2])
     return found | {name: metadata.version(name) for name in _DECIDE}
+
+
+_IDENTITY = _identify()  # when the code is loaded: a worker may live longer than the files
+
+
+def identity() -> dict[str, str]:
+    """What decides the bytes that a process makes: its code, its packages, its machine."""
+    return _IDENTITY
 
 
 def mend() -> str:
