@@ -63,7 +63,8 @@ def over_nodes(command: Sequence[str], nodes: int, ranks: int) -> None:
     hosts = _scontrol("show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
     if len(hosts) < nodes:
         raise UserError(f"nodes: {nodes}, but the job has {len(hosts)}; ask for as many (in a "
-                        "profile: set-resources: nodes), or give fewer")  # fmt: skip
+                        "profile: set-resources: nodes, and as many tasks where there are no "
+                        "GPUs), or give fewer")  # fmt: skip
     hosts = hosts[:nodes]
     addresses = [_address(host) for host in hosts]
     surroundings = environment(os.environ, addresses)
