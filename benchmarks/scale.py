@@ -5,7 +5,7 @@
 the primary part alone, 3.9 on a primary field, clustered. On them it runs, each as a process of its
 own and for each of `--shards`, what handles the whole catalogue or all shards: `catalog`, `frames
 plan`, Snakemake's planning of surveys/sdss-dr12.yaml, `frames fetch` and `cutouts` of one shard,
-`dataset`, `pictures`, a reader of all stamps, `export`. Frames are empty files there and stamps are
+`dataset`, a reader of all stamps, `export`. Frames are empty files there and stamps are
 tiny, so that what is seen is what grows with catalogue and shards; seconds a frame are measured
 apart, on a simulated survey. With these rates, and those of the line that the flags say, it goes
 through the run of `--of` shards, job by job (scale_model.py). Tables for people come first, then
@@ -206,7 +206,7 @@ def run_one_shard(home: Path, shards: int) -> tuple[dict, dict]:
     return costs, {"frames of one shard": (frames, linked), "its galaxies": (galaxies, failed)}
 
 
-def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
+def run_all_shards(home: Path, shards: int, share: float, pictures: bool) -> tuple[dict, dict]:
     """What reads all shards: costs, and counts."""
     each = write_shards(home / "catalog.parquet", home / "cutouts", shards, share)
     stamps, filled = sum(each), np.count_nonzero(each)
@@ -215,12 +215,14 @@ def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
     costs = {
         "dataset": cost("-m", "pipeline.dataset", "--shards", *files, "--catalog",
                         home / "catalog.parquet", "--workers", 4, "--output", dataset),
-        "pictures": cost("-m", "pipeline.pictures", "--dataset", dataset, "--catalog",
-                         home / "catalog.parquet", "--fields", home / "fields.parquet",
-                         "--output", home / "pictures"),
         "reader": cost("-c", READ_ALL, dataset),
         "export": cost("-m", "pipeline.export", "--dataset", dataset, "--output", home / "export"),
     }  # fmt: skip
+    if pictures:
+        costs["pictures"] = cost(
+            "-m", "pipeline.pictures", "--dataset", dataset, "--catalog", home / "catalog.parquet",
+            "--fields", home / "fields.parquet", "--output", home / "pictures",
+        )  # fmt: skip
     came = json.loads(dataset.read_text())
     exported = len(reader.open_set(sorted((home / "export").glob("*.h5"))))
     shutil.rmtree(home / "cutouts")
@@ -235,7 +237,7 @@ def run_all_shards(home: Path, shards: int, share: float) -> tuple[dict, dict]:
     }  # fmt: skip
 
 
-def run_stages(folder: Path, shards: int, plan: catalogue.Plan, share: float) -> tuple[dict, dict]:
+def run_stages(folder: Path, shards: int, plan: catalogue.Plan, *how: object) -> tuple[dict, dict]:
     """All stages for one number of shards: costs by stage, counts as (put in, came out)."""
     home = folder / str(shards)
     costs = {"catalog": run_catalog(folder, home, shards)}
@@ -250,7 +252,7 @@ def run_stages(folder: Path, shards: int, plan: catalogue.Plan, share: float) ->
     planned = jobs(costs["snakemake -n"]["said"])
     for name in ("frames", "cutouts"):
         counts[f"jobs of {name}"] = (shards, planned.get(name, 0))
-    for runner, more in ((run_one_shard, ()), (run_all_shards, (share,))):
+    for runner, more in ((run_one_shard, ()), (run_all_shards, how)):
         found = runner(home, shards, *more)
         costs |= found[0]
         counts |= found[1]
@@ -349,7 +351,7 @@ def main(argv: list[str] | None = None) -> None:
     of = args.of if args.of in args.shards else args.shards[0]
     for number in [of] if again else args.shards:
         made = kept(folder / str(number) / "costs.json", again, run_stages, folder, number, plan,
-                    args.stamped)  # fmt: skip
+                    args.stamped, args.pictures)  # fmt: skip
         costs[number], more = made
         counts |= more
     shards = model.shards_of(folder / str(of) / "catalog.parquet")
@@ -407,6 +409,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--queue", type=float, default=0.0, help="s that a job waits in a cluster's queue (0)")
     add("--window", type=int, default=8, help="shards whose frames are there (%(default)s)")
     add("--cache-gb", type=float, default=50.0, help="GB of the cache (default %(default)g)")
+    add("--pictures", action="store_true", help="draw the pictures too (10 minutes, 7 GB)")
     add("--model-only", action="store_true", help="go by what an earlier run has measured")
     add("--work", type=Path, default=ROOT / "benchmarks/results/scale", metavar="DIR",
         help="where files are kept; tables there are used again (default %(default)s)")  # fmt: skip
