@@ -17,7 +17,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -226,15 +225,13 @@ def cut_shard(
 
 @contextlib.contextmanager
 def _scratch_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, under a new name each time: what outside workers still write for
-    a run that was killed does not meet what they write for this one.
+    """A folder beside `output` that is this process's own: a job that was given up, and what
+    outside workers still write for it, do not meet this one's.
     """
-    folder = output.with_name(f".{output.name}.scratch").absolute()
-    shutil.rmtree(folder, ignore_errors=True)
-    inner = folder / uuid4().hex
-    inner.mkdir(parents=True)
+    folder = run._own_name(output.with_name(f"{output.name}.scratch")).absolute()
+    folder.mkdir()
     try:
-        yield inner
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ from pipeline import run
 from pipeline.images.gather import check, gather, identity, read_shard
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
-from pipeline.survey import archive, estimate, network
+from pipeline.survey import archive, estimate, measured, network
 from pipeline.survey.cache import Store
 from pipeline.survey.names import frame_path, mask_path
 from pipeline.survey.network import Manners
+from pipeline.survey.room import Room
 from pipeline.survey.transfer import Damaged, Tally
 
 
@@ -34,6 +36,10 @@ def fetch(args: argparse.Namespace) -> None:
     galaxies = read_shard(args.galaxies, args.shard)
     tally, began = Tally(), time.monotonic()
     options = _options(args) | {"tally": tally, "give_up": args.unreachable == "fail"}
+    if args.disk_gb is not None:
+        options["room"] = _room(args.disk_gb, [args.output.parent, options["cache"]])
+    if args.let_go:
+        shutil.rmtree(args.let_go, ignore_errors=True)
     with run.whole_folder(args.output) as folder:
         losses = gather(galaxies, stamp.reach, args.root, folder, bool(args.mask), **options)
         archive.write_record(folder, args.root, losses)
@@ -53,18 +59,19 @@ def plan(args: argparse.Namespace) -> None:
     planned = estimate.plan(
         args.galaxies, stamp.reach, bool(args.mask), args.mb_per_second, args.streams,
         args.seconds_per_frame, args.cores, window=args.window, cache_gb=args.cache_gb,
-        size=args.size,
+        size=args.size, disk_gb=args.disk_gb,
     )  # fmt: skip
     lines, facts = estimate.lines(planned), estimate.as_json(planned)
     if args.measured:
-        measured = estimate.measured(args.measured)
-        lines += ["", *estimate.whole(planned, measured)]
-        facts |= {"measured": measured._asdict()}
+        rates = measured.measured(args.measured)
+        lines += ["", *measured.whole(planned, rates)]
+        facts |= {"measured": rates._asdict()}
     print("\n".join(lines))
     if args.output:
         run.write_json(facts, args.output)
 
 
+DISK_GB = "GB that fetched frames, of all shards and the cache, may take at once (no bound)"
 FOREIGN = "has no frame's or mask's name; move it away if it is yours, it is left alone"
 
 
@@ -161,6 +168,12 @@ def _options(args: argparse.Namespace) -> dict:
     return {"cache": cache, "cache_gb": args.cache_gb, "streams": args.streams, "manners": manners}
 
 
+def _room(disk_gb: float, folders: list[Path]) -> Room:
+    if not 0 < disk_gb < float("inf"):
+        raise UserError(f"--disk-gb {disk_gb}: give the GB that fetched frames may take at once")
+    return Room(disk_gb, folders)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see --help, and --help of each command."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.frames", description=__doc__)
@@ -171,6 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--shard", required=True, type=int)
     command.add_argument("--output", required=True, type=Path, help="folder to put the frames in")
     command.add_argument("--cache", type=Path, help="folder of fetched files (beside the output)")
+    command.add_argument("--disk-gb", type=float, help=DISK_GB)
+    command.add_argument("--let-go", type=Path, metavar="FOLDER",
+        help="frames of a shard whose stamps are made: removed first, if there")  # fmt: skip
     command.add_argument("--unreachable", choices=("stop", "fail"), default="stop",
         help="files that do not come after all tries: stop, to go on another time, or count them "
         "as damaged (default %(default)s)")  # fmt: skip
@@ -185,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--cores", type=int, default=cores, help="that cut (default %(default)s)")
     add("--window", type=int, default=8, help="shards whose frames are there at once")
     add("--cache-gb", type=float, default=50.0, help="GB that the cache may hold")
+    add("--disk-gb", type=float, help=DISK_GB)
     add("--measured", type=Path, nargs="+", metavar="JSON",
         help="*.provenance.json of frames and cutouts: what the whole survey would take at the "
         "rates measured there")  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.images.shard import ShardWriter
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
-from pipeline.survey import estimate, footprint
+from pipeline.survey import estimate, footprint, measured
 from pipeline.survey.names import BANDS
 
 STAMP = Stamp()
@@ -131,6 +131,40 @@ def test_plan_by_hand(catalog):
     assert json.loads(json.dumps(estimate.as_json(plan), allow_nan=False)) == plan._asdict()
 
 
+def test_a_cap_that_the_frames_may_exceed_is_refused_with_what_would_fit(catalog):
+    """Three shards of 10, 10 and 5 frames of up to 3.8 MB: 20 at once in a window of 2."""
+    fits = planned(catalog(ROWS), window=2, cache_gb=0.001, disk_gb=0.076)
+    assert (fits.disk_bytes_most, fits.disk_gb) == (20 * 3.8e6, 0.076)
+    assert "allows 76 MB" in "\n".join(estimate.lines(fits))
+    assert "sets no bound" in "\n".join(estimate.lines(planned(catalog(ROWS))))
+
+    def refused(cap, window=2, cache=0.1):
+        with pytest.raises(UserError) as told:
+            planned(catalog(ROWS), window=window, cache_gb=cache, disk_gb=cap)
+        return str(told.value).partition("; set ")
+
+    before, _, advice = refused(0.075)
+    assert "may take 76 MB at once (2 shards in flight: 76 MB, cache: 100 MB), and " in before
+    assert before.endswith("frames: disk_gb allows 75 MB")
+    assert advice == "frames: window to 1 and cache_gb to 0.037"
+    assert refused(0.05, cache=0.012)[2] == "frames: window to 1"
+    assert refused(0.05, window=1)[2] == "frames: cache_gb to 0.012"
+    assert refused(0.0345)[2] == (
+        "catalog: shards to 4 or more, window to 1 and cache_gb to 0: no window fits 3 shards"
+    )
+    assert refused(0.03)[2] == "it higher: 4 fields cannot be cut into shards so small"
+    with pytest.raises(UserError, match="--disk-gb: 0"):
+        planned(catalog(ROWS), disk_gb=0.0)
+
+
+def test_a_cap_holds_where_rowc_is_missing(catalog):
+    """Every galaxy may need both neighbours then, and the bound counts them."""
+    known = planned(catalog(ROWS), window=1, cache_gb=0)
+    unknown = planned(catalog(ROWS, **dict.fromkeys(ROWC)), window=1, cache_gb=0)
+    assert known.disk_bytes_most == 10 * 3.8e6, "shard 0's fields 11 and 12"
+    assert unknown.disk_bytes_most == 20 * 3.8e6, "shard 1's fields 11 to 14"
+
+
 def test_masks_are_files_bytes_and_a_plane(catalog):
     plan, masked = planned(catalog(ROWS)), planned(catalog(ROWS), mask=True)
     assert (masked.frames, masked.files) == (20, 40)
@@ -246,7 +280,7 @@ def test_measured_sums_up_records_and_counts_those_that_tell_nothing(record, tmp
         record(files=0, bytes=0, seconds=0.1), record(product="0000.h5"), broken,
         record(**CUT | {"seconds": None}), record(**CUT | {"seconds": float("nan")}),
     ]  # fmt: skip
-    found = estimate.measured(iter(records))
+    found = measured.measured(iter(records))
     assert found.fetched.mb_per_second == pytest.approx(10.0)
     assert found.fetched.bytes_per_file == pytest.approx(3e6)
     assert found.cut.seconds_per_galaxy == pytest.approx(2.0)
@@ -257,29 +291,29 @@ def test_shards_that_were_fetched_side_by_side_share_their_seconds(record):
     ends = ("2026-11-20T10:01:40+00:00", "2026-11-20T10:01:30+00:00", "2026-11-20T12:00:00+00:00")
     records = [record(**fetched(seconds=100.0, written=end)) for end in ends]
     # the first two from 09:59:50 to 10:01:40: 110 s, and each end may be up to a second later
-    assert estimate.measured(records).fetched.seconds == pytest.approx(110 + 100 + 2)
+    assert measured.measured(records).fetched.seconds == pytest.approx(110 + 100 + 2)
     quick = [record(**fetched(seconds=0.2, written=ends[0])) for _ in range(2)]
-    assert estimate.measured(quick).fetched.seconds == pytest.approx(0.4), "never more than the sum"
+    assert measured.measured(quick).fetched.seconds == pytest.approx(0.4), "never more than the sum"
 
 
 def test_without_a_record_it_says_what_to_run_first(record, tmp_path):
     for records in ([], [record(product="x")]):
         with pytest.raises(UserError, match=r"surveys/pilot\.yaml first") as told:
-            estimate.measured(records)
+            measured.measured(records)
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="no such file"):
-        estimate.measured([tmp_path / "none.json"])
+        measured.measured([tmp_path / "none.json"])
     with pytest.raises(UserError, match="cannot be read"):
-        estimate.measured([tmp_path])
+        measured.measured([tmp_path])
 
 
 def test_the_whole_survey_by_hand(catalog):
     plan = planned(catalog(ROWS))._replace(galaxies=40, files=80, frames=80)
-    rates = estimate.Measured(
-        estimate.Fetched(records=2, files=100, bytes=330_000_000, seconds=33.0),
-        estimate.Cut(records=2, galaxies=40, core_seconds=60.0), 1,
+    rates = measured.Measured(
+        measured.Fetched(records=2, files=100, bytes=330_000_000, seconds=33.0),
+        measured.Cut(records=2, galaxies=40, core_seconds=60.0), 1,
     )  # fmt: skip
-    text = "\n".join(estimate.whole(plan, rates))
+    text = "\n".join(measured.whole(plan, rates))
     total = 1_697_756
     assert "1,697,756 galaxies (502,977 labelled and 1,194,779 unlabelled" in text
     assert f"{2 * total:,}" in text and f"{2 * total * 3.3e6 / 1e12:.2f} TB" in text
@@ -297,9 +331,9 @@ def test_the_whole_survey_by_hand(catalog):
 
 def test_the_whole_survey_has_no_more_frames_than_there_are_and_tells_what_is_assumed(catalog):
     plan = planned(catalog(ROWS))  # four frames a galaxy would be 6.8 million
-    only_fetched = estimate.Measured(estimate.Fetched(1, 10, 33_000_000, 3.3), None, 0)
-    text = "\n".join(estimate.whole(plan, only_fetched))
+    only_fetched = measured.Measured(measured.Fetched(1, 10, 33_000_000, 3.3), None, 0)
+    text = "\n".join(measured.whole(plan, only_fetched))
     assert "4,690,230" in text and "all of the survey's" in text
     assert "no record of cutouts" in text and "no record of frames" not in text
-    only_cut = estimate.Measured(None, estimate.Cut(1, 10, 5.0), 0)
-    assert "no record of frames" in "\n".join(estimate.whole(plan, only_cut))
+    only_cut = measured.Measured(None, measured.Cut(1, 10, 5.0), 0)
+    assert "no record of frames" in "\n".join(measured.whole(plan, only_cut))

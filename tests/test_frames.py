@@ -276,3 +276,41 @@ def test_plan_tells_what_fetching_takes_before_anything_is_asked(catalog, tmp_pa
     done = command("plan", "--galaxies", catalog, "--output", tmp_path / "plan.json")
     assert done.returncode == 0, done.stderr
     assert "frames" in done.stdout and "GB" in done.stdout and (tmp_path / "plan.json").is_file()
+
+
+def test_a_plan_that_the_disk_has_no_room_for_is_one_line_before_anything_is_asked(catalog):
+    done = command("plan", "--galaxies", catalog, "--disk-gb", "0.01", "--cache-gb", "1")
+    assert "fetched frames may take 57 MB at once" in error_of(done)
+    assert error_of(done).endswith(
+        "allows 10 MB; set it higher: 1 fields cannot be cut into shards so small"
+    )
+
+
+def test_frames_that_take_more_than_was_planned_are_stopped_and_go_on(
+    catalog, sas, archive, tmp_path
+):
+    """What is left of a shard that is done counts; without it there is room."""
+    size = sum((archive / path).stat().st_size for path in GOOD)
+    left = tmp_path / "0000" / "left.fits.bz2"
+    left.parent.mkdir()
+    left.write_bytes(bytes(10 * size))
+    words = fetch_words(catalog, sas.url, tmp_path, "--disk-gb", 8 * size / 1e9)
+    assert "frames: disk_gb allows" in error_of(command(*words))
+    assert left.exists() and not (tmp_path / "frames").exists() and not sas.asked
+    assert command(*words, "--let-go", tmp_path / "0000").returncode == 0
+    assert not left.parent.exists() and (tmp_path / "frames" / GOOD[0]).exists()
+
+
+def test_a_cache_lets_go_what_no_shard_holds_before_a_shard_is_stopped(catalog, sas, tmp_path):
+    old = tmp_path / "cache" / "old.fits.bz2"
+    old.parent.mkdir()
+    old.write_bytes(bytes(2_000_000))
+    words = fetch_words(catalog, sas.url, tmp_path, "--disk-gb", 0.0015)
+    assert command(*words).returncode == 0
+    assert not old.exists() and (tmp_path / "cache" / GOOD[0]).exists()
+
+
+@pytest.mark.parametrize("room", ["0", "-1", "nan", "inf"])
+def test_a_cap_that_is_none_is_one_line(catalog, sas, tmp_path, room):
+    done = command(*fetch_words(catalog, sas.url, tmp_path, "--disk-gb", room))
+    assert f"--disk-gb {float(room)}: give the GB" in error_of(done)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from pipeline.run import Progress, UserError, write_json
 from pipeline.survey.cache import REFUSED, Store
 from pipeline.survey.network import GaveUp, Manners, NoWay
+from pipeline.survey.room import Room
 from pipeline.survey.transfer import ABSENT, Check, Fetch, Forbidden, Loss, Tally
 
 MANY = 20
@@ -83,16 +84,18 @@ def deliver(
     manners: Manners = Manners(),  # noqa: B008 (frozen)
     give_up: bool = False,
     tally: Tally | None = None,
+    room: Room | None = None,
 ) -> dict[str, Loss]:
     """Put the files `paths` of the archive into `folder`; return those that failed.
 
     `roots` are tried in their order. Files of a local root are symbolic links and are checked
     when they are read; others come through `cache` (default: `folder`/.cache), where at most
-    `cache_gb` GB stay. `tally` counts what it took.
+    `cache_gb` GB stay. `tally` counts what it took; `room` is not exceeded.
 
     Raises:
         UserError: the archive cannot be reached, or forbids it; or files did not come after so
-            many tries, unless `give_up` (then they are losses). What has come stays in the cache.
+            many tries, unless `give_up` (then they are losses); or there is no room. What has come
+            stays in the cache.
     """
     paths = list(paths)
     folders, hosts = split_roots(roots)
@@ -107,7 +110,7 @@ def deliver(
     with manners.client() as client:
         fetch = Fetch(client, hosts, store, folder, check, manners, streams, tally)
         try:
-            losses, given_up, down = _fetch_all(fetch, missing, streams)
+            losses, given_up, down = _fetch_all(fetch, missing, streams, room)
         except Forbidden as forbidden:
             store.note_refused(str(forbidden))
             raise
@@ -122,7 +125,7 @@ def deliver(
 
 
 def _fetch_all(
-    fetch: Fetch, paths: list[str], streams: int
+    fetch: Fetch, paths: list[str], streams: int, room: Room | None
 ) -> tuple[dict[str, Loss], dict[str, GaveUp], bool]:
     """What `fetch` says of the paths, those that it gave up, and whether the archive is down.
 
@@ -133,6 +136,8 @@ def _fetch_all(
     losses: dict[str, Loss] = {}
     given_up: dict[str, GaveUp] = {}
     down = False
+    if room:
+        room.watch(fetch.store, fetch.tally.bytes)
     progress = Progress("frames", len(paths), "files")
     pool = ThreadPoolExecutor(2 * streams)
     futures = {pool.submit(fetch, path): path for path in paths}
@@ -152,6 +157,8 @@ def _fetch_all(
             if loss:
                 losses[futures[future]] = loss
             progress.add(note=_amount(fetch.tally, progress))
+            if room:
+                room.watch(fetch.store, fetch.tally.bytes)
     finally:
         fetch.stop.set()
         pool.shutdown(cancel_futures=True)

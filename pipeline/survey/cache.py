@@ -128,19 +128,35 @@ class Store:
 
     def trim(self) -> None:
         """Remove the files longest unused until the store is under its cap."""
+        with self._alone() as files:
+            _remove(files, sum(size for _, size, _, _ in files) - self.cap)
+
+    def release(self, size: float) -> None:
+        """Make room: remove the files longest unused, of those that none holds, up to `size` bytes
+        in all.
+        """
+        with self._alone() as files:
+            _remove([file for file in files if file[3] == 1], size)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[list[tuple[float, int, Path, int]]]:
+        """(used when, bytes, path, links) of each file, while no other process removes any."""
         with open(self.folder / ".lock", "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             files = []
             for file in self.files():
                 with contextlib.suppress(FileNotFoundError):
                     facts = file.stat()
-                    files.append((facts.st_mtime, facts.st_size, file))
-            excess = sum(size for _, size, _ in files) - self.cap
-            for _, size, file in sorted(files):
-                if excess <= 0:
-                    break
-                file.unlink(missing_ok=True)
-                excess -= size
+                    files.append((facts.st_mtime, facts.st_size, file, facts.st_nlink))
+            yield files
+
+
+def _remove(files: list[tuple[float, int, Path, int]], excess: float) -> None:
+    for _, size, file, _ in sorted(files):
+        if excess <= 0:
+            break
+        file.unlink(missing_ok=True)
+        excess -= size
 
 
 def _same_file(handle, path: Path) -> bool:

@@ -112,8 +112,8 @@ class Counted(NamedTuple):
     """How many frames the stamps of a catalogue need.
 
     Where a galaxy's rowc is missing its neighbours count in `most`, not in `least`, and with their
-    chance in `expected`. `in_shard[i]` are the expected ones of shard i; a frame that stamps of two
-    shards need is in both.
+    chance in `expected`. `in_shard[i]` are those expected of shard i, `most_in_shard[i]` its most;
+    a frame that stamps of two shards need is in both.
     """
 
     fields: int
@@ -122,6 +122,7 @@ class Counted(NamedTuple):
     expected: float
     most: int
     in_shard: np.ndarray
+    most_in_shard: np.ndarray
 
 
 class _Frames(NamedTuple):
@@ -145,6 +146,7 @@ def count_frames(galaxies: pd.DataFrame, reach: float) -> Counted:
     has_before = galaxies["field"].to_numpy() > 0
     chance = chance_of_neighbour(reach)
     least, expected, most, in_shard = 0, 0.0, 0, np.zeros(shard.max() + 1)
+    most_in_shard = np.zeros(len(in_shard), dtype="int64")
     without_rowc = np.zeros(len(own), bool)
     for band in BANDS:
         rows = _rows_of_catalogue(galaxies, band)
@@ -157,7 +159,9 @@ def count_frames(galaxies: pd.DataFrame, reach: float) -> Counted:
         expected += float(frames.chance.sum())
         each = _frames(pairs, own_pairs, sides, chance)
         in_shard += np.bincount(each.keys // span, each.chance, len(in_shard))
-    return Counted(len(own_fields), int(without_rowc.sum()), least, expected, most, in_shard)
+        most_in_shard += np.bincount(each.keys // span, minlength=len(in_shard))
+    lost = int(without_rowc.sum())
+    return Counted(len(own_fields), lost, least, expected, most, in_shard, most_in_shard)
 
 
 def chance_of_neighbour(reach: float) -> float:
