@@ -89,7 +89,7 @@ def pretrain(
     if ranks.first:
         run.log.info("%s: %d images, %d steps of %d (%.1f epochs), on %s", made.name,
                      len(chosen), plan.steps, plan.batch,
-                     plan.steps / batches.steps_per_epoch, ranks.device)  # fmt: skip
+                     plan.steps / batches.steps_per_epoch, ranks)  # fmt: skip
     whole.train(batches)
     return whole.finish(deredden=view.deredden, mad=_numbers(images.mad))
 

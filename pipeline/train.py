@@ -157,6 +157,8 @@ def _with_ranks(
 ) -> None:
     """Call `train` with what the flags say, on this process's device; note how it was done."""
     ranks = Ranks.from_environment(args.device)
+    if ranks.ranks > 1:
+        run.log.info("train: on %s", ranks)
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     given["deredden"] = deredden if args.deredden is None else args.deredden
     if args.encoder_rate is None:

@@ -156,7 +156,8 @@ def test_two_nodes_of_a_job_train_as_one_rank(small, tmp_path, job):  # noqa: F8
     pretrain.main(flags(small, tmp_path / "one", **settings))
     made = stage(flags(small, tmp_path / "two", nodes=2, **settings))
     assert made.returncode == 0, made.stderr
-    assert made.stderr.count("6 steps of 16") == 1 and "Exited" not in made.stderr
+    assert made.stderr.count("6 steps of 16 (1.0 epochs), on cpu, 2 ranks\n") == 1
+    assert "Exited" not in made.stderr
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-6)
     noted = job.read_text()
     for flag in ("--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1",

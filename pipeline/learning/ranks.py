@@ -106,6 +106,10 @@ class Ranks:
         """Is this the rank that writes?"""
         return self.rank == 0
 
+    def __str__(self) -> str:
+        """`cpu`, or where there are more than one `cpu, 2 ranks`."""
+        return str(self.device) + (f", {self.ranks} ranks" if self.ranks > 1 else "")
+
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """All ranks' rows, in the batch's order; (n, ...) -> (n ranks, ...), without gradient."""
         if self.ranks == 1:
