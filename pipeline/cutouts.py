@@ -65,9 +65,13 @@ def make_stamps(
 
     `galaxies` has ra, dec, run, camcol, field and, where known, rerun, rowc_*, gain_* and
     darkVariance_*. `scratch` is a folder that the workers of `client` can write to as well;
-    `label` begins the progress lines.
+    `label` begins the progress lines. `losses` tells of frames that were fetched which are not
+    there, and why; None: of an archive's own folder, where what is not there is absent.
+
+    Raises:
+        UserError: a fetched frame is gone, without a loss: not its galaxies' fault.
     """
-    losses = losses or {}
+    fetched, losses = losses is not None, losses or {}
     galaxies = galaxies.reset_index(drop=True)
     needs = footprint.frames_needed(galaxies, recipe.stamp.reach, header_from(root))
     waiting = _Waiting(galaxies, needs, recipe, scratch)
@@ -76,6 +80,11 @@ def make_stamps(
     progress = run.Progress(label, len(works), "frames")
     for number, report in _in_order(works, root, recipe, losses, client, scratch):
         progress.add()
+        if fetched and report.unknown:
+            raise UserError(
+                f"{root}: {report.problem.partition(':')[0]} was fetched and is gone; has another "
+                "job of this shard let its frames go? Run again to go on"
+            )
         yield from waiting.take(number, report)
     progress.close()
 
@@ -228,7 +237,7 @@ def _scratch_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output` that is this process's own: a job that was given up, and what
     outside workers still write for it, do not meet this one's.
     """
-    folder = run._own_name(output.with_name(f"{output.name}.scratch")).absolute()
+    folder = run.own_name(output.with_name(f"{output.name}.scratch")).absolute()
     folder.mkdir()
     try:
         yield folder

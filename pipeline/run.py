@@ -24,6 +24,8 @@ log = logging.getLogger("ugriz")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EREMOTEIO)
+"""What a shared disk says that is not well itself: no fault of the file."""
 _SILENT_FOR = 2 * 86400
 """Seconds without a write after which a temporary file is nobody's, though its host is another."""
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -48,16 +50,18 @@ def start(main: Callable[[list[str] | None], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("error: interrupted; nothing half-written is left, start it again to go on")
     except OSError as error:
-        if error.errno not in (*_FULL, *_NO_PLACE):
+        if error.errno not in (*_FULL, *_NO_PLACE, *PASSING):
             raise
         sys.exit(f"error: {describe_os_error(error)}")
 
 
 def describe_os_error(error: OSError) -> str:
-    """One line for a full disk, an exceeded quota or a place that cannot be written."""
+    """One line for a disk that is full, or fails, and for a place that cannot be written."""
     where = error.filename or "the disk"
     if error.errno in _FULL:
         return f"{where}: no space left; free some and start again, nothing half-written is kept"
+    if error.errno in PASSING:
+        return f"{where}: {os.strerror(error.errno)}; the disk is not well, run again to go on"
     return f"{where}: {os.strerror(error.errno)}; choose a place that can be written"
 
 
@@ -113,7 +117,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     process's own: on a cluster a job may still be running when its successor starts, and then
     each writes a file of its own, and whichever is done last gives it the name, whole.
     """
-    part = _own_name(Path(path))
+    part = own_name(Path(path))
     try:
         yield part
         with open(part, "rb") as handle:
@@ -131,7 +135,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     A folder that another process has made meanwhile stays, since that may be in use already.
     """
     path = Path(path)
-    part, before = _own_name(path), _inode(path)
+    part, before = own_name(path), _inode(path)
     part.mkdir()
     try:
         yield part
@@ -152,7 +156,7 @@ def _inode(path: Path) -> int | None:
     return path.stat().st_ino if path.exists() else None
 
 
-def _own_name(path: Path) -> Path:
+def own_name(path: Path) -> Path:
     """A temporary name beside `path` that no other process has; what dead ones left is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part{path.suffix}"):

@@ -1,5 +1,6 @@
 """Galaxies and frames -> a shard: what is in it, what a bad frame costs, the same bytes always."""
 
+import errno
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ from pipeline.simulation.frame import round_floats
 from pipeline.survey import frame
 from pipeline.survey.archive import Loss
 from pipeline.survey.names import BANDS, FRAME_SHAPE, frame_path
+from pipeline.survey.transfer import ABSENT
 
 
 class Now:
@@ -243,10 +245,14 @@ def test_one_bad_frame_costs_only_its_galaxies(
     assert np.array_equal(made["images"], whole["images"][:3])
 
 
+BEYOND = {frame_path(SKY.field(2), band): Loss(True, ABSENT) for band in BANDS}
+"""The field after the last: what fetching would tell of it."""
+
+
 def test_why_a_frame_did_not_come_is_kept(galaxies, spoilt, tmp_path):
     name = frame_path(SKY.field(1), "r")
     replace(spoilt, 1, "r", None)
-    losses = {name: Loss(False, "the archive answered 503")}
+    losses = BEYOND | {name: Loss(False, "the archive answered 503")}
     made = cut(galaxies, spoilt, tmp_path / "a.h5", losses=losses)
     assert made["failed/reason"][0].endswith(b"answered 503")
     assert len(made["ObjID"]) == 3
@@ -380,3 +386,25 @@ def test_values_that_float16_cannot_hold_are_refused(galaxies, archive, tmp_path
     with pytest.raises(UserError, match="float16"):
         cut(galaxies.iloc[:1], root, tmp_path / "a.h5", dtype="float16")
     assert os.listdir(tmp_path) == ["sas"]
+
+
+def test_frames_that_were_fetched_and_are_gone_make_no_failures(galaxies, spoilt, tmp_path):
+    """Another job of the shard let them go; failures would take the right shard's place."""
+    root = spoilt
+    replace(root, 1, "g", None)
+    output = tmp_path / "a.h5"
+    with pytest.raises(UserError, match=r"frame-g-.* was fetched and is gone.*Run again"):
+        cutouts.cut_shard(galaxies, root, output, SMALL, Now(), losses=BEYOND)
+    assert not output.exists()
+    known = BEYOND | {frame_path(SKY.field(1), "g"): Loss(False, "is truncated")}
+    assert cutouts.cut_shard(galaxies, root, output, SMALL, Now(), losses=known)[1] > 0
+
+
+def test_a_disk_that_does_not_answer_makes_no_failures(galaxies, archive, tmp_path, monkeypatch):
+    def stale(path):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(OSError, match="Stale file handle"):  # run.start has the words for it
+        cutouts.cut_shard(galaxies, archive, tmp_path / "a.h5", SMALL, Now())
+    assert not (tmp_path / "a.h5").exists()

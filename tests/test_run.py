@@ -189,3 +189,5 @@ def test_a_full_disk_is_told_apart(tmp_path):
     full = run.describe_os_error(OSError(errno.ENOSPC, "", "a.h5"))
     closed = run.describe_os_error(OSError(errno.EROFS, "", "a.h5"))
     assert "no space" in full and "Read-only" in closed and "\n" not in full + closed
+    stale = run.describe_os_error(OSError(errno.ESTALE, "", "a.h5"))
+    assert "a.h5: Stale file handle" in stale and "run again" in stale

@@ -17,7 +17,7 @@ from pipeline.images import overlap
 from pipeline.images.engines import ENGINES, MARGIN
 from pipeline.images.geometry import corners, window
 from pipeline.images.stamp import Stamp
-from pipeline.run import UserError
+from pipeline.run import PASSING, UserError
 from pipeline.survey import frame, masks
 from pipeline.survey.frame import BadFrame, Frame
 from pipeline.survey.names import Field, frame_path, mask_path
@@ -72,11 +72,15 @@ class Work(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of a frame: its sky noise, or why it could not be used."""
+    """What came of a frame: its sky noise, or why it could not be used.
+
+    `unknown`: a file is not there, and no loss tells why.
+    """
 
     sky_noise: float
     problem: str | None = None
     absent: bool = False
+    unknown: bool = False
 
 
 def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Path) -> Report:
@@ -90,7 +94,7 @@ def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Pat
         if recipe.mask:
             flags = _read_mask(work, root, losses)
     except _Lost as lost:
-        return Report(np.nan, str(lost), lost.absent)
+        return Report(np.nan, str(lost), lost.absent, lost.unknown)
     wcs = image.wcs()
     with _scratch_file(scratch) as file:
         for ra, dec in work.sky:
@@ -122,9 +126,9 @@ def _scratch_file(path: Path) -> Iterator[BinaryIO]:
 class _Lost(Exception):
     """A file that cannot be used: its name and why."""
 
-    def __init__(self, path: str, loss: Loss, kind: str = ""):
+    def __init__(self, path: str, loss: Loss, kind: str = "", unknown: bool = False):
         super().__init__(f"{Path(path).name}: {kind}{loss.reason}")
-        self.absent = loss.absent
+        self.absent, self.unknown = loss.absent, unknown
 
 
 def _read_frame(work: Work, root: Path, losses: dict[str, Loss]) -> Frame:
@@ -141,7 +145,8 @@ def _read_mask(work: Work, root: Path, losses: dict[str, Loss]) -> np.ndarray:
     try:
         return masks.read(_read_file(root, path, losses), work.field)
     except _Lost as lost:
-        raise _Lost(path, Loss(False, str(lost).partition(": ")[2]), "the mask is ") from None
+        loss = Loss(False, str(lost).partition(": ")[2])
+        raise _Lost(path, loss, "the mask is ", lost.unknown) from None
     except BadFrame as bad:
         raise _Lost(path, Loss(False, str(bad)), "the mask: ") from None
 
@@ -151,8 +156,10 @@ def _read_file(root: Path, path: str, losses: dict[str, Loss]) -> bytes:
         return (root / path).read_bytes()
     except FileNotFoundError:
         default = Loss(True, ABSENT)
-        raise _Lost(path, losses.get(path, default)) from None
+        raise _Lost(path, losses.get(path, default), unknown=path not in losses) from None
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         loss = Loss(False, f"cannot be read ({error.strerror})")
         raise _Lost(path, loss) from None
 

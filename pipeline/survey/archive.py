@@ -33,12 +33,12 @@ def write_record(folder: Path, roots: Sequence[str], losses: dict[str, Loss]) ->
     write_json({"root": list(roots), "losses": content}, folder / RECORD)
 
 
-def read_record(folder: Path) -> tuple[list[str], dict[str, Loss]]:
-    """(roots, losses) as `write_record` left them; of any other folder itself and no losses."""
+def read_record(folder: Path) -> tuple[list[str], dict[str, Loss] | None]:
+    """(roots, losses) as `write_record` left them; of any other folder itself and None."""
     try:
         content = json.loads((folder / RECORD).read_text())
     except FileNotFoundError:
-        return [str(folder)], {}
+        return [str(folder)], None
     return content["root"], {path: Loss(**loss) for path, loss in content["losses"].items()}
 
 
