@@ -289,7 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     """Command line: see `--help`."""
     args = _parse(argv)
     team = Team(args.ranks, args.nodes, args.device)
-    launch.start(lambda: _pretrain(args), "pipeline.pretrain", argv, team)
+    lock = Path(args.output) / ".lock"
+    launch.start(lambda: _pretrain(args), "pipeline.pretrain", argv, team, lock)
 
 
 def _pretrain(args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -185,6 +186,27 @@ def _is_left(part: Path, path: Path) -> bool:
     except OSError:
         pass
     return False
+
+
+@contextlib.contextmanager
+def sole(lock: str | os.PathLike) -> Iterator[None]:
+    """Within this, no other process is within this for the same `lock` file; it is waited for.
+
+    For work that goes on from states in a folder, which two would take from one another: a job
+    may still be running on its node when its successor starts. On a disk without locks nobody
+    waits.
+    """
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process is at this; waiting for it", Path(lock).parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        yield
 
 
 def write_json(content: object, path: str | os.PathLike) -> None:

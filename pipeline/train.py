@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.magnitudes or args.vectors or args.components is not None:
         launch.alone(lambda: _train(args), team)
     else:
-        launch.start(lambda: _train(args), "pipeline.train", argv, team)
+        lock = Path(args.output) / f".lock-{args.seed}"
+        launch.start(lambda: _train(args), "pipeline.train", argv, team, lock)
 
 
 def _train(args: argparse.Namespace) -> None:

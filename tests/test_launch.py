@@ -127,6 +127,7 @@ sys.exit(status)
 SCONTROL = """#!/bin/sh
 case "$*" in
     "show hostnames n[1-2]") echo n1; echo n2;;
+    *"show job"*) echo "JobId=$4 ReqNodeList=(null) NodeList=n[1-2] BatchHost=n1";;
     *) echo "NodeName=$4 Arch=x86_64 NodeAddr=127.0.0.1 NodeHostName=$4";;
 esac
 """
@@ -145,7 +146,7 @@ def job(tmp_path, monkeypatch):
         (folder / name).chmod(0o755)
     for name, value in (
         ("PATH", f"{folder}:{os.environ['PATH']}"), ("SLURM_JOB_ID", str(os.getpid())),
-        ("SLURM_JOB_NODELIST", "n[1-2]"), ("SLURM_NTASKS", "1"), ("SLURM_CPUS_PER_TASK", "1"),
+        ("SLURM_JOB_NODELIST", "n1"), ("SLURM_NTASKS", "1"), ("SLURM_CPUS_PER_TASK", "1"),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
     return Path(noted)
@@ -222,13 +223,13 @@ def test_gpus_that_are_not_there_are_refused_before_anything_starts(
     assert "\n" not in str(error.value) and not started
 
 
-def test_numbers_that_cannot_be_are_refused(monkeypatch):
+def test_numbers_that_cannot_be_are_refused(tmp_path, monkeypatch):
     for given, said in (({"ranks": 0}, "ranks: 0"), ({"nodes": -1}, "nodes: -1")):
         with pytest.raises(UserError, match=f"{said}; give 1 or more"):
             Team(**given)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="torchrun has started 2; leave --ranks and --nodes out"):
-        launch.start(lambda: None, "pipeline.pretrain", [], Team(4))
+        launch.start(lambda: None, "pipeline.pretrain", [], Team(4), tmp_path / ".lock")
 
 
 def test_what_takes_one_process_is_done_by_the_first_alone(tmp_path, monkeypatch, caplog):

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from importlib import metadata
 
 import pytest
@@ -108,6 +109,29 @@ def test_whole_folder_replaces_and_cleans(tmp_path):
     with run.whole_folder(path) as part:
         (part / "c").write_text("3")
     assert os.listdir(path) == ["c"] and os.listdir(tmp_path) == ["frames"]
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+from pipeline import run
+with run.sole(sys.argv[1]):
+    Path(sys.argv[2]).touch()
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def test_one_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path):
+    lock, inside = tmp_path / "moco" / ".lock", tmp_path / "inside"
+    first = subprocess.Popen([sys.executable, "-c", WAITS, str(lock), str(inside), "600"])
+    while not inside.exists():
+        time.sleep(0.05)
+    words = [sys.executable, "-c", WAITS, str(lock), str(tmp_path / "second"), "0"]
+    second = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    assert second.poll() is None and not (tmp_path / "second").exists()
+    first.kill()
+    assert second.wait(60) == 0 and (tmp_path / "second").exists()
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path):

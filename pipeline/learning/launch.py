@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import distributed
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -59,10 +60,13 @@ class Team:
         return self.ranks * self.nodes
 
 
-def start(work: Callable[[], None], module: str, argv: Sequence[str] | None, team: Team) -> None:
+def start(
+    work: Callable[[], None], module: str, argv: Sequence[str] | None, team: Team, lock: Path
+) -> None:
     """Do `work` here, if this is a rank or one is enough; else start `module` as often as needed.
 
     `argv` are the arguments of this process (None: those of the command line), which all get.
+    Who does the same, by the file `lock`, is waited for.
 
     Raises:
         UserError: devices or nodes that are not there, and what ended a rank; what `work` raises.
@@ -74,14 +78,22 @@ def start(work: Callable[[], None], module: str, argv: Sequence[str] | None, tea
             raise UserError(f"ranks: {team.ranks} on {team.nodes} nodes, but torchrun has started "
                             f"{joined}; leave --ranks and --nodes out")  # fmt: skip
         _as_rank(work)
-    elif team.size == 1:
-        check_devices(team.device)
-        work()
-    elif team.nodes > 1 and not slurm.on_a_node():
-        slurm.over_nodes([sys.executable, "-m", module, *argv], team.nodes, team.ranks)
+    elif slurm.on_a_node():
+        _start_ranks(module, argv, team)
     else:
-        check_devices(team.device, team.ranks)
-        _on_this_node([sys.executable, "-m", module, *argv], team)
+        with run.sole(lock):
+            if team.size == 1:
+                check_devices(team.device)
+                work()
+            elif team.nodes > 1:
+                slurm.over_nodes([sys.executable, "-m", module, *argv], team.nodes, team.ranks)
+            else:
+                _start_ranks(module, argv, team)
+
+
+def _start_ranks(module: str, argv: Sequence[str], team: Team) -> None:
+    check_devices(team.device, team.ranks)
+    _on_this_node([sys.executable, "-m", module, *argv], team)
 
 
 def alone(work: Callable[[], None], team: Team) -> None:

@@ -53,14 +53,14 @@ def over_nodes(command: Sequence[str], nodes: int, ranks: int) -> None:
     Raises:
         UserError: no job, or one of fewer nodes; what ended it.
     """
-    if "SLURM_JOB_ID" not in os.environ or "SLURM_JOB_NODELIST" not in os.environ:
+    if "SLURM_JOB_ID" not in os.environ:
         stage = " ".join(command[1:3])
         raise UserError(
             f"nodes: {nodes}, but this is no Slurm job; submit it as one, or start on each node, "
             f"without --nodes and --ranks: torchrun --nnodes {nodes} --nproc-per-node {ranks} "
             f"--rdzv-backend c10d --rdzv-endpoint HOST:29400 {stage} ..."
         )
-    hosts = _scontrol("show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
+    hosts = _hosts(os.environ["SLURM_JOB_ID"])
     if len(hosts) < nodes:
         raise UserError(f"nodes: {nodes}, but the job has {len(hosts)}; ask for as many (in a "
                         "profile: set-resources: nodes, and as many tasks where there are no "
@@ -94,6 +94,12 @@ def environment(given: Mapping[str, str], addresses: Sequence[str]) -> dict[str,
     port = 16384 + int(given["SLURM_JOB_ID"]) % 16384  # below those that systems hand out
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # of a launcher that ends a moment after the first
     return {**quiet, **kept, _MEETING: " ".join([str(port), *addresses])}
+
+
+def _hosts(job: str) -> list[str]:
+    """The nodes of a job. SLURM_JOB_NODELIST, within a step, may be those of the step alone."""
+    found = re.search(r" NodeList=(\S+)", _scontrol("--oneliner", "show", "job", job))
+    return _scontrol("show", "hostnames", found[1]).split() if found else []
 
 
 def _address(host: str) -> str:

@@ -8,6 +8,7 @@ root, as munged and slurmd want; Debian has the programs in slurm-wlm and munge.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -82,7 +83,7 @@ def missing() -> str | None:
     """What keeps a Slurm from being started here, in words; None if nothing does."""
     if os.geteuid() != 0:
         return "Slurm's daemons want root"
-    if PLACE.exists():
+    if PLACE.exists() and not _is_left():
         return f"{PLACE} is there: this machine has a Slurm, which is left alone"
     lacking = [name for name in PROGRAMS if not _program(name)]
     return f"no {', '.join(lacking)}; on Debian: apt install slurm-wlm munge" if lacking else None
@@ -188,7 +189,7 @@ class Slurm:
         log = open(self.folder / f"{name or program}.out", "ab")  # noqa: SIM115
         self.running[name or program] = subprocess.Popen(
             [_program(program), *flags], env=self.environment, stdout=log, stderr=log,
-            stdin=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
         )  # fmt: skip
         log.close()
 
@@ -203,6 +204,22 @@ def slurm(folder: Path, **options: int) -> Iterator[Slurm]:
     finally:
         cluster.command("scancel", "--user=root", "--full")
         cluster.stop()
+
+
+def _is_left() -> bool:
+    """Whether the link in Slurm's place is of a Slurm from here whose controller has gone."""
+    if not PLACE.is_symlink():
+        return False
+    try:
+        os.kill(int((PLACE.readlink().parent / "slurmctld.pid").read_text()), 0)
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def _end_with_parent() -> None:
+    """Let the process that is about to start end when this one does, even if that is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _program(name: str) -> str | None:
