@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 log = logging.getLogger("ugriz")
 
@@ -193,20 +194,32 @@ def sole(lock: str | os.PathLike) -> Iterator[None]:
     """Within this, no other process is within this for the same `lock` file; it is waited for.
 
     For work that goes on from states in a folder, which two would take from one another: a job
-    may still be running on its node when its successor starts. On a disk without locks nobody
-    waits.
+    may still be running on its node when its successor starts. The file is there meanwhile. On a
+    disk without locks nobody waits.
     """
-    Path(lock).parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another process is at this; waiting for it", Path(lock).parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-        yield
+    lock = Path(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(lock, "a") as file:
+            _lock(file, lock)
+            if _inode(lock) != os.fstat(file.fileno()).st_ino:  # its former holder removed it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _lock(file: TextIO, lock: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("%s: another process is at this; waiting for it", lock.parent)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def write_json(content: object, path: str | os.PathLike) -> None:

@@ -132,6 +132,7 @@ def test_one_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path):
     assert second.poll() is None and not (tmp_path / "second").exists()
     first.kill()
     assert second.wait(60) == 0 and (tmp_path / "second").exists()
+    assert os.listdir(lock.parent) == []
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path):

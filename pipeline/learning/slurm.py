@@ -14,9 +14,9 @@ from pipeline.run import UserError
 
 _MEETING = "UGRIZ_MEETING"
 """Set for what srun has started: a port, and the addresses of all nodes in their order."""
-_KEPT = ("SLURM_CONF", "SLURM_JOB", "SLURM_CLUSTER")
+_KEPT = ("SLURM_CONF", "SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME")
 """What srun may read of its surroundings. The rest are habits of the job's or of another step's
-(tasks, cores, memory), which would change what is asked for here."""
+(nodes, tasks, cores, memory), which would change what is asked for here."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def environment(given: Mapping[str, str], addresses: Sequence[str]) -> dict[str,
     kept = {
         name: value
         for name, value in given.items()
-        if not name.startswith(("SLURM_", "SRUN_")) or name.startswith(_KEPT)
+        if not name.startswith(("SLURM_", "SRUN_")) or name in _KEPT
     }
     port = 16384 + int(given["SLURM_JOB_ID"]) % 16384  # below those that systems hand out
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # of a launcher that ends a moment after the first
