@@ -11,7 +11,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path as Outline
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -222,25 +223,36 @@ def _sky_legend(figure: Figure, galaxies: pd.DataFrame, outlined: bool) -> None:
 
 
 def _draw_fields(axis: Axes, footprints: pd.DataFrame, part, middle: float) -> None:
-    """Outlines of the fields that have a galaxy of `part`."""
+    """Outlines of the fields that have a galaxy of `part`.
+
+    Some thousands in one path: a polygon each, of the whole survey, would take gigabytes, and more
+    at once than Agg's cells hold.
+    """
     held = part[["run", "camcol", "field"]].drop_duplicates()
-    for ra, dec in field_corners(footprints.merge(held, on=["run", "camcol", "field"])):
-        axis.fill(unwrap(ra, middle), dec, facecolor=FIELD_FACE, edgecolor=FIELD_EDGE, lw=0.5,
-                  zorder=0)  # fmt: skip
+    ra, dec = field_corners(footprints.merge(held, on=["run", "camcol", "field"]))
+    corners = np.stack([unwrap(ra, middle), dec], axis=2)
+    for start in range(0, len(corners), 2000):
+        outlines = Outline.make_compound_path_from_polys(corners[start : start + 2000])
+        axis.add_patch(
+            PathPatch(outlines, facecolor=FIELD_FACE, edgecolor=FIELD_EDGE, lw=0.5, zorder=0)
+        )
 
 
-def field_corners(table: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """RA and Dec [deg] of each field's four corners in r (`fields.has_geometry` must hold)."""
+def field_corners(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """RA and Dec [deg] of each field's four corners in r, both (n, 4).
+
+    `fields.has_geometry` must hold.
+    """
     if {f"{term}_r" for term in fields.TERMS} <= set(table):
         a, b, c, d, e, f = (table[f"{term}_r"].to_numpy()[:, None] for term in fields.TERMS)
         height, width = FRAME_SHAPE
         row, column = np.array([0, 0, height, height]), np.array([0, width, width, 0])
         mu, nu = a + b * row + c * column, d + e * row + f * column
     else:
-        mu = table[["muStart", "muStart", "muEnd", "muEnd"]].to_numpy()
-        nu = table[["nuStart", "nuEnd", "nuEnd", "nuStart"]].to_numpy()
+        mu = np.stack([table[name] for name in ("muStart", "muStart", "muEnd", "muEnd")], axis=1)
+        nu = np.stack([table[name] for name in ("nuStart", "nuEnd", "nuEnd", "nuStart")], axis=1)
     node, incl = (table[name].to_numpy()[:, None] for name in ("node", "incl"))
-    return list(zip(*fields.equatorial(mu, nu, node, incl), strict=True))
+    return fields.equatorial(mu, nu, node, incl)
 
 
 # -- funnel ----------------------------------------------------------------------------------

@@ -178,8 +178,13 @@ def _rates(plan: Plan, measured: Measured) -> list[tuple[str, str, str]]:
 
 
 def _limits(cores: int, cutting: float, download: float) -> str:
-    """A line of the table; fetching and cutting go on side by side, so the longer one counts."""
+    """A line of the table: the longer one counts where fetching and cutting go on side by side.
+
+    The rules take a core for a fetch and two for a cutting.
+    """
     both = max(cutting, download)
     limit = "the cores" if cutting > download else "the line"
+    if cores < 3:
+        both, limit = cutting + download, "taking turns"
     cells = "".join(f"{time_text(hours):>12}" for hours in (cutting, download, both))
     return f"{cores:>7}{cells}  {limit}"

@@ -148,7 +148,7 @@ rule pictures:
     conda:
         "../../envs/ugriz.yaml"
     resources:
-        mem_mb=growing(2000),
+        mem_mb=growing(4000),
         runtime=growing(30),
     params:
         fields=lambda wildcards, input: named(input, ["fields"]),
