@@ -35,6 +35,9 @@ _KILLED = (
 """What Slurm says (a pattern), and what it means: the first that is found."""
 
 
+_ARRAY = r"sbatch failed for array job submission.*?The error message was '(.*?)'\.\n"
+
+
 class Failure(NamedTuple):
     """A job that failed: its rule, what it would have made, how often it was tried, and why."""
 
@@ -50,16 +53,23 @@ def failures(log: str | Path) -> list[Failure]:
     text = Path(log).read_text(errors="replace")
     done = set(re.findall(r"^Finished jobid: (\d+) ", text, re.MULTILINE))
     found: dict[str, Failure] = {}
-    for block in re.split(r"^Error in rule ", text, flags=re.MULTILINE)[1:]:
+    before, *blocks = re.split(r"^Error in rule ", text, flags=re.MULTILINE)
+    array = ""
+    for block in blocks:
+        array = (re.findall(_ARRAY, before, re.DOTALL) or [array])[-1]
+        before = block
         words = re.findall(r"^    (message|jobid|output|log): (.*)", block, re.MULTILINE)
         said = dict(reversed(words))  # the first of each: what follows is of other jobs
         job = said.get("jobid", "")
         if job in done:
             continue
+        rule = block.partition(":")[0]
         tries = found[job].tries + 1 if job in found else 1
         logs = re.sub(r" \(check log file.*", "", said.get("log", "")).split(", ")
-        reason = _reason(said.get("message", ""), block, logs)
-        rule = block.partition(":")[0]
+        message = said.get("message", "")
+        if message.startswith("Part of failed array"):
+            message, block = array, ""  # told once, above its jobs
+        reason = _reason(message, block, logs)
         found[job] = Failure(rule, said.get("output", "").split(", ")[0], tries, reason, logs[0])
     return list(found.values())
 

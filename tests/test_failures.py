@@ -97,6 +97,18 @@ def test_slurms_own_log_tells_of_memory_and_that_of_an_array_lies_above(folder):
     assert "over its memory" in line and line.endswith("; cutouts.log")
 
 
+def test_an_array_that_was_refused_is_told_once_above_its_jobs(folder):
+    sbatch = (
+        "SLURM sbatch failed for array job submission (tasks 1-2). The error message was 'sbatch: "
+        "error: invalid partition specified: x'.\n    sbatch call:\n        sbatch -p x\n\n"
+    )
+    part = "Part of failed array sbatch submission (tasks 1-2); see log for details."
+    jobs = [said(job=job, output=f"{job}.h5", message=part) for job in (1, 2)]
+    Path("run.log").write_text(sbatch + "".join(jobs))
+    (line,) = failures.lines(["run.log"])
+    assert line.startswith("error: cutouts (1.h5) and 1 more: Slurm has no such partition")
+
+
 def test_without_a_reason_the_last_line_of_the_log_is_told(folder):
     Path("cutouts.log").write_text("Traceback\nValueError: what\n\n")
     Path("run.log").write_text(said(message="None"))

@@ -56,7 +56,7 @@ def house(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory) -> Iterator[slurm.Slurm]:
     # its GPUs are names that are asked for, and nothing that computes
-    with slurm.slurm(tmp_path_factory.mktemp("slurm"), cpus=2, memory=8000, gpus=1) as started:
+    with slurm.slurm(tmp_path_factory.mktemp("slurm"), cpus=2, memory=12_000, gpus=1) as started:
         yield started
 
 
