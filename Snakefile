@@ -27,4 +27,4 @@ rule all:
 
 
 onerror:
-    print(*failures.lines(log), sep="\n", file=sys.stderr)
+    sys.stderr.writelines(f"{line}\n" for line in failures.lines(log))

@@ -283,6 +283,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--galaxies", required=True, help="table (CSV, FITS, Parquet) of galaxies")
     parser.add_argument("--shard", type=int, help="cut this shard of a catalogue only")
     parser.add_argument("--archive", required=True, help="folder or URL with SAS's layout beneath")
+    parser.add_argument(
+        "--fetched",
+        action="store_true",
+        help="the archive is a folder that "
+        "`frames fetch` made: what it lacks without a reason is no failure",
+    )
     parser.add_argument("--output", required=True, type=Path, help="the shard to write (.h5)")
     parser.add_argument("--engine", choices=ENGINES, default="overlap")
     parser.add_argument("--size", type=int, default=107, help="pixels on a side, odd")
@@ -316,7 +322,7 @@ def main(argv: list[str] | None = None) -> None:
             losses = gather(galaxies, recipe.stamp.reach, roots, folder, recipe.mask)
             archive.write_record(folder, roots, losses)
         folder = folder.absolute()
-        roots, losses = archive.read_record(folder)
+        roots, losses = archive.read_record(folder, args.fetched)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
         began = time.monotonic()
         made, lost = cut_shard(

@@ -15,9 +15,11 @@ TAIL = 20_000
 """Bytes at the end of a log that are looked at."""
 _KILLED = (
     (r"(?i)exceeded (?:job |step )?memory limit|oom[-_ ]kill|out.of.memory",
-     "over its memory; give the rule more mem_mb (set-resources in the profile)"),
+     'over its memory; give the rule more (set-resources: mem_mb: "attempt * 8000")'),
     (r"DUE TO TIME LIMIT|\bTIMEOUT\b",
      "over its time; give the rule more runtime (set-resources in the profile)"),
+    (r"(?i)time limit .*invalid|invalid qos|QOS\w*Limit|violates accounting",
+     "Slurm's limits do not let it in; set-resources: runtime, or qos, in the profile"),
     (r"DUE TO NODE FAILURE|NODE_FAIL",
      "its node failed; run again to go on"),
     (r"invalid partition|Invalid partition",
@@ -37,6 +39,11 @@ _KILLED = (
 
 _ARRAY = r"sbatch failed for array job submission.*?The error message was '(.*?)'\.\n"
 
+_SHOWN = re.compile(r"^Logfile [^\n]*:\n=+\n.*?^=+\n", re.MULTILINE | re.DOTALL)
+"""A job's own log, shown in the run's: one of a Snakemake on a node has such words itself."""
+_NEXT = re.compile(r"^\[\w{3} \w{3} +\d+ ", re.MULTILINE)
+"""Where another event begins."""
+
 
 class Failure(NamedTuple):
     """A job that failed: its rule, what it would have made, how often it was tried, and why."""
@@ -50,16 +57,15 @@ class Failure(NamedTuple):
 
 def failures(log: str | Path) -> list[Failure]:
     """The jobs that failed, from the log of a run of Snakemake, each once, in their order."""
-    text = Path(log).read_text(errors="replace")
+    text = _SHOWN.sub("", Path(log).read_text(errors="replace"))
     done = set(re.findall(r"^Finished jobid: (\d+) ", text, re.MULTILINE))
     found: dict[str, Failure] = {}
     before, *blocks = re.split(r"^Error in rule ", text, flags=re.MULTILINE)
     array = ""
     for block in blocks:
         array = (re.findall(_ARRAY, before, re.DOTALL) or [array])[-1]
-        before = block
-        words = re.findall(r"^    (message|jobid|output|log): (.*)", block, re.MULTILINE)
-        said = dict(reversed(words))  # the first of each: what follows is of other jobs
+        before, block = block, _NEXT.split(block)[0]
+        said = dict(re.findall(r"^    (message|jobid|output|log): (.*)", block, re.MULTILINE))
         job = said.get("jobid", "")
         if job in done:
             continue

@@ -141,7 +141,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        if _inode(path) == before:
+        if before and _inode(path) == before:
             shutil.rmtree(path, ignore_errors=True)
         try:
             os.replace(part, path)
@@ -155,7 +155,10 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _inode(path: Path) -> int | None:
-    return path.stat().st_ino if path.exists() else None
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def own_name(path: Path) -> Path:

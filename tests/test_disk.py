@@ -135,7 +135,9 @@ def test_a_run_keeps_to_its_cap_and_neither_cap_nor_scheduler_reruns_a_shard(hou
         end.set()
         watcher.join()
     assert done.returncode == 0, done.stderr
-    assert 5 * MB < most[0] < 70 * MB
+    archive = folder / "results" / "simulate" / "sas"
+    everything = sum(file.stat().st_size for file in archive.rglob("frame-*.bz2"))
+    assert 0.2 * everything < most[0] < 0.8 * everything, "of two shards one at a time"
     assert [path.name for path in (folder / "results" / "frames").glob("*/")] == ["cache"]
 
     def reruns(changed):

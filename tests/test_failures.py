@@ -109,6 +109,19 @@ def test_an_array_that_was_refused_is_told_once_above_its_jobs(folder):
     assert line.startswith("error: cutouts (1.h5) and 1 more: Slurm has no such partition")
 
 
+def test_logs_that_are_shown_and_other_jobs_words_are_no_failures_of_their_own(folder):
+    Path("cutouts.log").write_text("Traceback\nValueError: what\n")
+    inner = said(job=0, output="results/cutouts/0000.h5", log="nowhere.log")
+    shown = f"Logfile 9.log:\n{'=' * 80}\n{inner}{'=' * 80}\n\n"
+    other = (
+        said(job=3, message="SLURM status is: 'CANCELLED'", log="b.log")
+        + "Finished jobid: 3 (Rule: x)\n"
+    )
+    Path("run.log").write_text(said() + shown + other)
+    (line,) = failures.lines(["run.log"])
+    assert "ValueError: what" in line and "tried" not in line
+
+
 def test_without_a_reason_the_last_line_of_the_log_is_told(folder):
     Path("cutouts.log").write_text("Traceback\nValueError: what\n\n")
     Path("run.log").write_text(said(message="None"))

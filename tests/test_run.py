@@ -86,9 +86,11 @@ def test_a_job_and_its_successor_write_at_the_same_time_and_both_wholly(tmp_path
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["name.csv"]
 
 
-def test_a_folder_that_another_made_meanwhile_stays(tmp_path):
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_folder_that_another_made_meanwhile_stays(tmp_path, was_there):
     path = tmp_path / "frames"
-    path.mkdir()
+    if was_there:
+        path.mkdir()
     with run.whole_folder(path) as late:
         with run.whole_folder(path) as early:
             (early / "a").write_text("early")
@@ -133,6 +135,26 @@ def test_one_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path):
     first.kill()
     assert second.wait(60) == 0 and (tmp_path / "second").exists()
     assert os.listdir(lock.parent) == []
+
+
+CROWD = """
+import sys
+from pathlib import Path
+from pipeline import run
+for _ in range(60):
+    with run.sole(sys.argv[1]):
+        inside = Path(sys.argv[1] + ".inside")
+        inside.touch(exist_ok=False)
+        inside.unlink()
+"""
+
+
+def test_of_many_one_at_a_time(tmp_path):
+    words = [sys.executable, "-c", CROWD, str(tmp_path / ".lock")]
+    crowd = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in crowd:
+        assert "Traceback" not in process.communicate(timeout=120)[1] and process.returncode == 0
+    assert os.listdir(tmp_path) == []
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path):

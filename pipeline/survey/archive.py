@@ -33,11 +33,22 @@ def write_record(folder: Path, roots: Sequence[str], losses: dict[str, Loss]) ->
     write_json({"root": list(roots), "losses": content}, folder / RECORD)
 
 
-def read_record(folder: Path) -> tuple[list[str], dict[str, Loss] | None]:
-    """(roots, losses) as `write_record` left them; of any other folder itself and None."""
+def read_record(folder: Path, fetched: bool = False) -> tuple[list[str], dict[str, Loss] | None]:
+    """(roots, losses) as `write_record` left them; of any other folder itself and None.
+
+    With `fetched` it is no other folder.
+
+    Raises:
+        UserError: it is `fetched` and has no record: it is being removed, or not whole.
+    """
     try:
         content = json.loads((folder / RECORD).read_text())
     except FileNotFoundError:
+        if fetched:
+            raise UserError(
+                f"{folder}: has no {RECORD}: no folder of `frames fetch`, or another job of this "
+                "shard has let it go; run again to go on"
+            ) from None
         return [str(folder)], None
     return content["root"], {path: Loss(**loss) for path, loss in content["losses"].items()}
 

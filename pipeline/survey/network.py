@@ -37,7 +37,7 @@ TOO_LONG = 600.0
 FIRST_WAIT = 1.0
 """Seconds before the second try; each further pause is twice as long."""
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
-_BATCH = {"SLURM_JOB_ID", "PBS_JOBID", "_CONDOR_SLOT", "LSB_JOBID", "JOB_ID"}
+_BATCH = {"SLURM_JOB_ID", "PBS_JOBID", "_CONDOR_SLOT", "LSB_JOBID", "SGE_TASK_ID"}
 """One of these is set in a job of a cluster."""
 _CLOCK = ("not yet valid", "certificate has expired")
 

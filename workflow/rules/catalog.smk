@@ -38,7 +38,7 @@ rule query:
         "../../envs/ugriz.yaml"
     resources:
         mem_mb=growing(4000),
-        runtime=growing(2880 if ASKS else 120),
+        runtime=2880 if ASKS else 120,
         sdss=int(ASKS),
         # no params: how a service is asked may change in the middle of a run and reruns nothing
         asking=QUERYING,

@@ -54,6 +54,8 @@ VOTES = ["threshold", "debiased", "least_votes"]
 VOTES = flags({key: config["morphology"].get(key) for key in VOTES})
 # no params: how a training runs may change in the middle of it and reruns nothing
 TRAINING = flags(config["running"])
+# the set of images that a training keeps, and what it is besides
+TRAINING_MB = round(4000 + 1000 * config["running"]["memory_gb"])
 APPLYING = flags({key: config["running"][key] for key in ("device", "workers")})
 AT_HOME = config["network"]["submit_host"]
 NETWORK = flags(config["network"], leave_out=["submit_host"])
@@ -146,6 +148,11 @@ def growing(amount, each=0):
         return attempt * (amount + each * threads)
 
     return resource
+
+
+def cores(method, section):
+    """Cores of a training: its threads, and its workers that read images."""
+    return own(config, method, section)["threads"] + config["running"]["workers"]
 
 
 def named(inputs, names):

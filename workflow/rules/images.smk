@@ -97,7 +97,7 @@ rule cutouts:
         options=flags(config["cutouts"], leave_out=["scheduler"]),
     shell:
         "python -m pipeline.cutouts --galaxies {input.catalog:q} --shard {wildcards.shard}"
-        " --archive {input.frames:q} {params.options} {resources.cutting} --workers {threads}"
+        " --archive {input.frames:q} --fetched {params.options} {resources.cutting} --workers {threads}"
         " --output {output:q} 2>&1 | tee {log}"
 
 

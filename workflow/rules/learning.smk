@@ -15,9 +15,9 @@ rule pretrain:
         "logs/pretrain/{method}.tsv"
     conda:
         "../../envs/learning.yaml"
-    threads: lambda wildcards: own(config, wildcards.method, "pretrain")["threads"]
+    threads: lambda wildcards: cores(wildcards.method, "pretrain")
     resources:
-        mem_mb=growing(8000),
+        mem_mb=growing(TRAINING_MB),
         # a killed one goes on from its last checkpoint
         runtime=2880,
         nodes=1,
@@ -53,9 +53,9 @@ rule train:
         "logs/train/photoz/{start}-{seed}.tsv"
     conda:
         "../../envs/learning.yaml"
-    threads: lambda wildcards: own(config, wildcards.start, "train")["threads"]
+    threads: lambda wildcards: cores(wildcards.start, "train")
     resources:
-        mem_mb=growing(8000),
+        mem_mb=growing(TRAINING_MB),
         # a killed one goes on from its last checkpoint
         runtime=2880,
         nodes=1,
@@ -88,7 +88,7 @@ rule train_morphology:
         "logs/train/morphology/{start}-{seed}.tsv"
     conda:
         "../../envs/learning.yaml"
-    threads: lambda wildcards: own(config, wildcards.start, "morphology")["threads"]
+    threads: lambda wildcards: cores(wildcards.start, "morphology")
     resources:
         # all vectors lie in memory: pooled, 14 GB for 1.7 million of 2048
         mem_mb=lambda wildcards, attempt: attempt
