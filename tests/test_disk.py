@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -146,3 +147,13 @@ def test_a_run_keeps_to_its_cap_and_neither_cap_nor_scheduler_reruns_a_shard(hou
     assert reruns(overlay) == set()
     assert reruns(overlay | {"cutouts": {"scheduler": "tcp://10.0.0.1:8786"}}) == set()
     assert reruns(with_frames(overlay, disk_gb=None)) <= {"plan"}
+
+
+def test_a_later_shard_lets_go_what_a_kill_left_of_an_earlier_one(house, tmp_path):
+    overlay = SURVEY | {"frames": {"root": "http://127.0.0.1:9/dr9", "window": 1}}
+    plan = small_workflow.snakemake(
+        house, tmp_path, "-n", "-p", "results/dataset.json", overlay=overlay
+    )
+    said = plan.stdout + plan.stderr
+    assert re.search(r"fetch .*--shard 0001 .*--let-go results/frames/0000 ", said)
+    assert not re.search(r"fetch .*--shard 0000 .*--let-go", said)

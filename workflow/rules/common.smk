@@ -138,6 +138,13 @@ def earlier_stamps(wildcards):
     return [f"results/cutouts/{first:04d}.h5"] if first >= 0 else []
 
 
+def fetching(wildcards):
+    """How frames are fetched, and whose are let go first, should a kill have left them."""
+    before = int(wildcards.shard) - config["frames"]["window"]
+    left = f" --let-go results/frames/{before:04d}" if before >= 0 else ""
+    return FETCHING + left
+
+
 def growing(amount, each=0):
     """A resource: `amount`, and `each` for every thread; as much again at every retry.
 

@@ -65,7 +65,7 @@ rule frames:
         runtime=growing(240),
         sdss=int(FETCHES),
         # no params: how files are fetched may change in the middle of a run and reruns nothing
-        fetching=FETCHING,
+        fetching=fetching,
     params:
         root=ROOTS[0],
         stamp=STAMP,
