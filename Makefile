@@ -30,7 +30,7 @@ slurm-test: setup
 	@test -x /usr/sbin/slurmd && test -x /usr/sbin/munged || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; } \
 	> /dev/null 2>&1 || echo "slurm-wlm and munge could not be installed (apt-get, as root)"
-	UGRIZ_SLURM=$(UGRIZ_SLURM) python -m pytest -m slurm -v tests/test_slurm.py
+	UGRIZ_SLURM=$(UGRIZ_SLURM) python -m pytest -m slurm -v tests/test_slurm.py $(SLURM_TESTS)
 
 benchmark: setup
 	python benchmarks/cutouts.py
