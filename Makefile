@@ -1,4 +1,5 @@
-# make demo: the embedded survey from SQL to redshifts and figures. make test: every test.
+# make demo: the embedded survey from SQL to redshifts and figures. make test: every test but some long
+# ones, which make test-long runs.
 # make rehearsal: surveys/sdss-dr12.yaml against services on this machine that stand for SDSS's.
 # make slurm-test: the embedded survey on a Slurm that is installed and started here (root, Debian).
 
@@ -8,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 UGRIZ_SLURM ?= embedded
 
-.PHONY: demo test lint setup benchmark rehearsal slurm-test
+.PHONY: demo test test-long lint setup benchmark rehearsal slurm-test
 
 demo: setup
 	snakemake --cores all
@@ -16,6 +17,9 @@ demo: setup
 
 test: setup
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-long: setup
+	python -m pytest -n auto --dist loadfile -m long
 
 lint: setup
 	ruff check

@@ -108,6 +108,7 @@ def with_frames(overlay: dict, **keys) -> dict:
     return overlay | {"frames": overlay["frames"] | keys}
 
 
+@pytest.mark.long
 def test_a_run_that_the_disk_has_no_room_for_ends_before_anything_is_fetched(house, survey):
     folder, overlay = survey
     small = with_frames(overlay, disk_gb=0.03, window=2)
@@ -119,6 +120,7 @@ def test_a_run_that_the_disk_has_no_room_for_ends_before_anything_is_fetched(hou
     assert not (folder / "results" / "frames").exists()
 
 
+@pytest.mark.long
 def test_a_run_keeps_to_its_cap_and_neither_cap_nor_scheduler_reruns_a_shard(house, survey):
     folder, overlay = survey
     most, end = [0], threading.Event()

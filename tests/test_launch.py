@@ -152,6 +152,7 @@ def job(tmp_path, monkeypatch):
     return Path(noted)
 
 
+@pytest.mark.long
 def test_two_nodes_of_a_job_train_as_one_rank(small, tmp_path, job):  # noqa: F811
     settings = {"steps": 6, "double": True}
     pretrain.main(flags(small, tmp_path / "one", **settings))

@@ -21,7 +21,14 @@ def read(profile: Path) -> dict:
     return yaml.safe_load((profile / "profile.yaml").read_text())
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=NAMES)
+@pytest.mark.parametrize(
+    "profile",
+    [
+        path if path.name in ("slurm", "local") else pytest.param(path, marks=pytest.mark.long)
+        for path in PROFILES
+    ],
+    ids=NAMES,
+)
 def test_a_profile_plans_the_full_run(profile, tmp_path):
     done = subprocess.run(
         [SNAKEMAKE, "-n", "--quiet", "rules", "--workflow-profile", str(profile),
