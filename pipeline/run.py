@@ -148,6 +148,8 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+            if before and _inode(path) == before:  # the former one, which could not be removed
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
             shutil.rmtree(part)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -111,6 +112,18 @@ def test_whole_folder_replaces_and_cleans(tmp_path):
     with run.whole_folder(path) as part:
         (part / "c").write_text("3")
     assert os.listdir(path) == ["c"] and os.listdir(tmp_path) == ["frames"]
+
+
+def test_a_former_folder_that_cannot_be_removed_is_told_and_stays(tmp_path, monkeypatch):
+    path = tmp_path / "frames"
+    path.mkdir()
+    (path / "a").write_text("former")
+    remove = shutil.rmtree
+    held = lambda folder, **given: folder == path or remove(folder, **given)  # noqa: E731
+    monkeypatch.setattr(run.shutil, "rmtree", held)
+    with pytest.raises(PermissionError, match="frames"), run.whole_folder(path) as part:
+        (part / "a").write_text("new")
+    assert (path / "a").read_text() == "former" and os.listdir(tmp_path) == ["frames"]
 
 
 WAITS = """
