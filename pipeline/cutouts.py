@@ -24,7 +24,7 @@ from dask.distributed import Client
 
 from pipeline import run
 from pipeline.images import overlap
-from pipeline.images.cutting import Recipe, Report, Work, cut_frame
+from pipeline.images.cutting import DECODE, Recipe, Report, Work, cut_frame
 from pipeline.images.engines import ENGINES
 from pipeline.images.gather import gather, header_from, read_shard
 from pipeline.images.shard import SPLITS, ShardWriter
@@ -60,12 +60,14 @@ def make_stamps(
     scratch: Path,
     losses: dict[str, Loss] | None = None,
     label: str = "cutouts",
+    tally: Counter | None = None,
 ) -> Iterator[Made | Failed]:
     """Make the stamps of `galaxies` from the frames below `root`, in the table's order.
 
     `galaxies` has ra, dec, run, camcol, field and, where known, rerun, rowc_*, gain_* and
     darkVariance_*. `scratch` is a folder that the workers of `client` can write to as well;
-    `label` begins the progress lines. `losses` tells of frames that were fetched which are not
+    `label` begins the progress lines; `tally` counts frames, those decoded whole, and their bzip2
+    blocks. `losses` tells of frames that were fetched which are not
     there, and why; None: of an archive's own folder, where what is not there is absent.
 
     Raises:
@@ -80,6 +82,9 @@ def make_stamps(
     progress = run.Progress(label, len(works), "frames")
     for number, report in _in_order(works, root, recipe, losses, client, scratch):
         progress.add()
+        if tally is not None and report.blocks:
+            whole = report.decoded == report.blocks
+            tally.update(frames=1, whole=whole, blocks=report.blocks, decoded=report.decoded)
         if fetched and report.unknown:
             raise UserError(
                 f"{root}: {report.problem.partition(':')[0]} was fetched and is gone; has another "
@@ -103,14 +108,16 @@ def _work(key: tuple[Field, str], members: list, sky: np.ndarray, galaxies: pd.D
 def _in_order(works, root, recipe, losses, client, scratch) -> Iterator[tuple[int, Report]]:
     """Run the frames on `client`, a few more at a time than it has threads; results in order.
 
-    Workers of an outside scheduler come and go, and the number of frames follows.
+    Where there are fewer frames than threads, each frame's blocks are decoded by several. Workers
+    of an outside scheduler come and go, and the number of frames follows.
     """
     running: deque = deque()
+    each = max(1, sum(client.nthreads().values()) // max(len(works), 1))
     for number, work in enumerate(works):
         known = {path: losses[path] for path in work.paths(recipe.mask) if path in losses}
         running.append(
             client.submit(
-                cut_frame, work, root, recipe, known, scratch / f"{number}.bin", pure=False
+                cut_frame, work, root, recipe, known, scratch / f"{number}.bin", each, pure=False
             )
         )
         while len(running) > 2 * sum(client.nthreads().values()) + 1:
@@ -163,9 +170,10 @@ class _Waiting:
                 if own or not (report.absent or whole):
                     return Failed(row, report.problem)
                 continue
+            part = self._part(number, position)
             if own:
-                noises[band] = report.sky_noise
-            self._lay(planes, band, number, position)
+                noises[band] = part["sky_noise"]
+            _lay(planes, band, part)
         share = planes.pop("share")
         coverage = share.mean(axis=(1, 2), dtype=np.float64)
         centre = share[:, side // 2, side // 2]
@@ -174,15 +182,19 @@ class _Waiting:
             return Failed(row, f"its centre is off the frame, or NaN there, in {band}")
         return Made(row, planes, coverage, noises)
 
-    def _lay(self, planes, band: int, number: int, position: int) -> None:
-        """Lay a frame's part onto the stamp where it covers more than what is there."""
+    def _part(self, number: int, position: int) -> np.void:
+        """What a frame gives to a stamp."""
         record = self.recipe.record
         with open(self.scratch / f"{number}.bin", "rb") as file:
             file.seek(position * record.itemsize)
-            part = np.frombuffer(file.read(record.itemsize), dtype=record)[0]
-        better = part["share"] > planes["share"][band] + overlap.LEAST_SHARE
-        for name in planes:
-            planes[name][band][better] = part[name][better]
+            return np.frombuffer(file.read(record.itemsize), dtype=record)[0]
+
+
+def _lay(planes: dict[str, np.ndarray], band: int, part: np.void) -> None:
+    """Lay a frame's part onto the stamp where it covers more than what is there."""
+    better = part["share"] > planes["share"][band] + overlap.LEAST_SHARE
+    for name in planes:
+        planes[name][band][better] = part[name][better]
 
 
 def dask_client(
@@ -205,8 +217,11 @@ def cut_shard(
     dtype: str = "float32",
     losses: dict[str, Loss] | None = None,
     keep_empty: bool = True,
+    tally: Counter | None = None,
 ) -> tuple[int, int]:
     """Make the stamps of `galaxies` and write them to the shard `output`, whole.
+
+    `losses` and `tally` are as in `make_stamps`.
 
     Returns:
         The number of stamps and of galaxies without one.
@@ -219,7 +234,8 @@ def cut_shard(
     label = f"cutouts {output.stem}"
     with _scratch_folder(output) as scratch, run.whole_file(output) as part:
         with ShardWriter(part, galaxies, recipe.stamp, dtype, recipe.planes, attrs) as writer:
-            for result in make_stamps(galaxies, root, recipe, client, scratch, losses, label):
+            made = make_stamps(galaxies, root, recipe, client, scratch, losses, label, tally)
+            for result in made:
                 if isinstance(result, Failed):
                     writer.fail(*result)
                 else:
@@ -300,6 +316,9 @@ def main(argv: list[str] | None = None) -> None:
         ("mask", "add the fpM mask flags"),
     ):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
+    parser.add_argument("--decode", choices=DECODE, default="blocks",
+        help="of a frame's bzip2 blocks: those that stamps need (blocks, the default), or all "
+        "(whole); the stamps are the same")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="frames at a time")
     parser.add_argument("--scheduler", metavar="ADDRESS",
         help="of a Dask scheduler whose workers, on the same folders, cut instead")  # fmt: skip
@@ -311,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--output {args.output}: is a folder; give a file name that ends in .h5")
     recipe = Recipe(
         Stamp(args.size, args.fov), args.engine,
-        bool(args.conserve_flux), bool(args.variance), bool(args.mask),
+        bool(args.conserve_flux), bool(args.variance), bool(args.mask), args.decode,
     )  # fmt: skip
     galaxies = read_galaxies(args.galaxies, args.shard)
     with contextlib.ExitStack() as stack:
@@ -324,16 +343,17 @@ def main(argv: list[str] | None = None) -> None:
         folder = folder.absolute()
         roots, losses = archive.read_record(folder, args.fetched)
         client = stack.enter_context(dask_client(args.workers, args.scheduler))
-        began = time.monotonic()
+        began, tally = time.monotonic(), Counter()
         made, lost = cut_shard(
             galaxies, folder, args.output, recipe, client, args.dtype, losses,
-            keep_empty=args.shard is not None,
+            keep_empty=args.shard is not None, tally=tally,
         )  # fmt: skip
         workers = sum(client.nthreads().values())
         facts = {
             "archive": roots, "workers": workers, "galaxies": made + lost,
             "frames": sum(1 for _ in folder.rglob("frame-*")),
             "seconds": round(time.monotonic() - began, 3),
+            "decoded": dict(tally),
         }  # fmt: skip
     run.log.info("%s: %d stamps, %d galaxies without one", args.output, made, lost)
     run.write_provenance(args.output, **facts)

@@ -49,7 +49,7 @@ class Now:
             self.random.shuffle(self.waiting)
         while self.waiting:
             future = self.waiting.pop(0)
-            self.order.append(future.work.args[-1].name)
+            self.order.append(future.work.args[-2].name)
             future.value = future.work()
 
 

@@ -11,17 +11,21 @@ from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from pipeline.images import overlap
 from pipeline.images.engines import ENGINES, MARGIN
-from pipeline.images.geometry import corners, window
+from pipeline.images.geometry import Window, corners, window
 from pipeline.images.stamp import Stamp
 from pipeline.run import PASSING, UserError
-from pipeline.survey import frame, masks
+from pipeline.survey import blocks, frame, masks
 from pipeline.survey.frame import BadFrame, Frame
-from pipeline.survey.names import Field, frame_path, mask_path
+from pipeline.survey.names import FRAME_SHAPE, Field, frame_path, mask_path
 from pipeline.survey.transfer import ABSENT, Loss
+
+DECODE = ("blocks", "whole")
+"""How much of a frame is decompressed: the bzip2 blocks that stamps need, or all."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Recipe:
     conserve_flux: bool = False
     variance: bool = False
     mask: bool = False
+    decode: str = "blocks"
+    """One of `DECODE`; the stamps are the same."""
 
     def __post_init__(self):
         if self.variance and self.engine in ("reproject-interp", "reproject-adaptive"):
@@ -51,8 +57,8 @@ class Recipe:
         """What one frame gives to one stamp, as it lies in a scratch file."""
         side = (self.stamp.size, self.stamp.size)
         kinds = {"images": "f4", "share": "f4", "variance": "f4", "mask": "u2"}
-        names = ("images", "share", *self.planes)
-        return np.dtype([(name, kinds[name], side) for name in names])
+        planes = [(name, kinds[name], side) for name in ("images", "share", *self.planes)]
+        return np.dtype([*planes, ("sky_noise", "f8")])
 
 
 class Work(NamedTuple):
@@ -72,34 +78,64 @@ class Work(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What came of a frame: its sky noise, or why it could not be used.
+    """What came of a frame: why it could not be used, if so, and how many of its bzip2 blocks were
+    decoded.
 
     `unknown`: a file is not there, and no loss tells why.
     """
 
-    sky_noise: float
     problem: str | None = None
     absent: bool = False
     unknown: bool = False
+    decoded: int = 0
+    blocks: int = 0
 
 
-def cut_frame(work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Path) -> Report:
+class _Place(NamedTuple):
+    """Where a stamp's pixels lie on a frame: their corners, and the part of it that they touch."""
+
+    corners: np.ndarray
+    part: Window
+
+
+def cut_frame(
+    work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Path, threads: int = 1
+) -> Report:
     """Cut every galaxy of `work` from its frame below `root` into the file `scratch`.
 
     `losses` tells why files are not there (path -> Loss); what a frame lacks is reported, never
-    raised, so that a bad frame costs its own galaxies only.
+    raised, so that a bad frame costs its own galaxies only. `threads` decompress.
     """
+    places: list[_Place | None] = []
+
+    def rows(header: fits.Header) -> list[slice]:
+        places[:] = _places(work.sky, recipe.stamp, frame.projection(header))
+        return [place.part.rows for place in places if place]
+
     try:
-        image, flags = _read_frame(work, root, losses), None
+        image, flags = _read_frame(work, root, losses, recipe.decode, rows, threads), None
         if recipe.mask:
             flags = _read_mask(work, root, losses)
     except _Lost as lost:
-        return Report(np.nan, str(lost), lost.absent, lost.unknown)
+        return Report(str(lost), lost.absent, lost.unknown)
     wcs = image.wcs()
     with _scratch_file(scratch) as file:
-        for ra, dec in work.sky:
-            file.write(_cut_stamp(image, wcs, flags, ra, dec, work, recipe).tobytes())
-    return Report(image.sky_noise())
+        for (ra, dec), place in zip(work.sky, places, strict=True):
+            stamp = np.zeros((), dtype=recipe.record)
+            if place:
+                _cut_stamp(stamp, image, wcs, flags, ra, dec, place, work, recipe)
+            file.write(stamp.tobytes())
+    return Report(decoded=image.decoded, blocks=image.blocks)
+
+
+def _places(sky: np.ndarray, stamp: Stamp, wcs: WCS) -> list[_Place | None]:
+    """Where each stamp lies on a frame; None: not on it."""
+    places: list[_Place | None] = []
+    for ra, dec in sky:
+        points = corners(stamp, ra, dec, wcs)
+        part = window(points, FRAME_SHAPE, MARGIN) if np.isfinite(points).all() else None
+        places.append(_Place(points, part) if part else None)
+    return places
 
 
 @contextlib.contextmanager
@@ -131,10 +167,17 @@ class _Lost(Exception):
         self.absent, self.unknown = loss.absent, unknown
 
 
-def _read_frame(work: Work, root: Path, losses: dict[str, Loss]) -> Frame:
+def _read_frame(
+    work: Work, root: Path, losses: dict[str, Loss], decode: str, rows, threads: int
+) -> Frame:
     path = frame_path(work.field, work.band)
+    data = _read_file(root, path, losses)
     try:
-        return frame.read(_read_file(root, path, losses), work.field, work.band)
+        if decode == "blocks":
+            return blocks.read(data, work.field, work.band, rows, threads)
+        image = frame.read(data, work.field, work.band)
+        rows(image.header)
+        return image
     except BadFrame as bad:
         raise _Lost(path, Loss(False, str(bad))) from None
 
@@ -165,29 +208,25 @@ def _read_file(root: Path, path: str, losses: dict[str, Loss]) -> bytes:
 
 
 def _cut_stamp(
+    record: np.ndarray,
     image: Frame,
     wcs: WCS,
     flags: np.ndarray | None,
     ra: float,
     dec: float,
+    place: _Place,
     work: Work,
     recipe: Recipe,
-) -> np.ndarray:
-    """One frame's part of one stamp, as a record of `recipe.record`."""
-    record = np.zeros((), dtype=recipe.record)
-    points = corners(recipe.stamp, ra, dec, wcs)
-    if not np.isfinite(points).all():
-        return record
-    part = window(points, image.image.shape, MARGIN)
-    if not part:
-        return record
-    patch = image.image[part.rows, part.columns].astype(np.float32)
+) -> None:
+    """Fill in one frame's part of one stamp, a record of `recipe.record`."""
+    part = place.part
+    patch = image.pixels(part.rows)[:, part.columns].astype(np.float32)
     variance, mask = overlap.NO_VARIANCE, overlap.NO_MASK
     if recipe.variance:
         variance = image.variance(part.rows, part.columns, work.gain, work.dark)
     if flags is not None:
         mask = np.ascontiguousarray(flags[part.rows, part.columns])
-    cut = overlap.cut(patch, points - part.origin, variance, mask)
+    cut = overlap.cut(patch, place.corners - part.origin, variance, mask)
     engine = ENGINES[recipe.engine]
     if engine is not None and cut.share.any():
         moved = wcs.deepcopy()
@@ -196,8 +235,8 @@ def _cut_stamp(
         cut = cut._replace(value=value, share=share)
     area = cut.area if recipe.conserve_flux else 1.0
     record["images"], record["share"] = cut.value * area, cut.share
+    record["sky_noise"] = image.sky_noise(part.rows)
     if recipe.variance:
         record["variance"] = cut.variance * area**2
     if recipe.mask:
         record["mask"] = cut.mask
-    return record

@@ -122,11 +122,12 @@ class Outside:
         recipe: Recipe,
         losses: dict,
         scratch: Path,
+        threads: int = 1,
         pure: bool = False,
     ) -> Task:
         """Let a worker call `function`, once it is sure to see what is seen here."""
         seen = [root / path for path in work.paths(recipe.mask) if (root / path).exists()]
-        call = _packed(function, work, root, recipe, losses, scratch)
+        call = _packed(function, work, root, recipe, losses, scratch, threads)
         call = _packed(_alike, identity(), [str(path) for path in (scratch.parent, *seen)], call)
         key = f"{function.__name__}-{uuid4().hex}"
         try:

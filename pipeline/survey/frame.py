@@ -8,9 +8,11 @@ the astrometric terms. Pixels are 0-based here, pixel k covers k - 0.5 to k + 0.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import math
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +26,10 @@ from pipeline.survey.names import FRAME_SHAPE, Field
 LBZIP2 = shutil.which("lbzip2")
 BLOCK = 2880
 """Bytes of a FITS block."""
+IMAGE_BYTES = 4 * math.prod(FRAME_SHAPE)
+"""Bytes of the image."""
+IMAGE_FILLED = math.ceil(IMAGE_BYTES / BLOCK) * BLOCK
+"""Bytes from the image's first to the next HDU."""
 _KINDS = {"E": ">f4", "D": ">f8", "J": ">i4", "I": ">i2", "B": "u1", "A": "S1"}
 """Kind of a table's column -> NumPy's."""
 _DAMAGE = (KeyError, ValueError, TypeError, OverflowError, fits.VerifyError)
@@ -34,44 +40,85 @@ class BadFrame(Exception):
     """A frame that must not be used; its text is the reason, in a few words."""
 
 
+class Stretch(NamedTuple):
+    """Rows of a frame, from row `start` on: `pixels` (rows, columns), float32 as in the file."""
+
+    start: int
+    pixels: np.ndarray
+
+    @property
+    def stop(self) -> int:
+        """The row after its last."""
+        return self.start + len(self.pixels)
+
+
 @dataclass(frozen=True)
 class Frame:
-    """A corrected frame in memory.
+    """A corrected frame in memory, or stretches of its rows.
 
-    `image` (rows, columns) big-endian float32 as in the file, `calibration` (columns,) nMgy per
-    DN, `sky` the coarse sky [DN] with `sky_rows` and `sky_columns`, the place in it of each row
-    and column of the image.
+    `stretches` of the image [nMgy], `calibration` (columns,) nMgy per DN, `sky` the coarse sky [DN]
+    with `sky_rows` and `sky_columns`, the place in it of each row and column of the image.
+    `decoded` is how many of the file's `blocks` were decompressed, where that is known.
     """
 
-    image: np.ndarray
+    stretches: tuple[Stretch, ...]
     header: fits.Header
     calibration: np.ndarray
     sky: np.ndarray
     sky_rows: np.ndarray
     sky_columns: np.ndarray
+    decoded: int = 0
+    blocks: int = 0
+
+    @property
+    def image(self) -> np.ndarray:
+        """The image of a frame that is here as a whole, (rows, columns)."""
+        return self.pixels(slice(0, FRAME_SHAPE[0]))
+
+    def pixels(self, rows: slice) -> np.ndarray:
+        """Rows of the image, float32 as in the file, (rows, columns).
+
+        Raises:
+            IndexError: they are not all here.
+        """
+        for stretch in self.stretches:
+            if stretch.start <= rows.start and rows.stop <= stretch.stop:
+                return stretch.pixels[rows.start - stretch.start : rows.stop - stretch.start]
+        raise IndexError(f"rows {rows.start} to {rows.stop} of the frame are not here")
 
     def wcs(self) -> WCS:
         """A WCS of one's own: astropy's is not safe to share between threads."""
         return projection(self.header)
 
-    def sky_noise(self) -> float:
-        """Noise of the sky [nMgy per pixel]: 1.4826 MAD of one pixel in 64, NaN if none is."""
-        sample = self.image[4::8, 4::8].astype(np.float32)
+    def sky_noise(self, rows: slice = slice(0, FRAME_SHAPE[0])) -> float:
+        """Noise of the sky [nMgy per pixel] in some rows: 1.4826 MAD of one pixel in 16.
+
+        NaN if none of them is finite.
+        """
+        sample = self.pixels(rows)[::4, 2::4].astype(np.float32)
         sample = sample[np.isfinite(sample)]
         if not sample.size:
             return float("nan")
         return float(1.4826 * np.median(np.abs(sample - np.median(sample))))
 
-    def variance(self, rows: slice, columns: slice, gain: float, dark: float) -> np.ndarray:
-        """Variance [nMgy^2] of a part of the image, float64.
+    def counts(self, rows: slice, columns: slice) -> np.ndarray:
+        """What the detector counted [DN] in a part of the image, bias subtracted, float64.
 
-        DN = image / calibration + sky; variance = (DN / gain + dark variance) calibration^2
-        (SDSS-III data model of frame). `gain` in electrons per DN, `dark` in DN^2.
+        DN = image / calibration + sky (SDSS-III data model of frame): integers, but for the ten
+        bits to which the image is rounded.
         """
         grid = np.meshgrid(self.sky_rows[rows], self.sky_columns[columns], indexing="ij")
         sky = map_coordinates(self.sky, grid, order=1, mode="nearest", output=np.float64)
+        return self.pixels(rows)[:, columns] / self.calibration[columns].astype(np.float64) + sky
+
+    def variance(self, rows: slice, columns: slice, gain: float, dark: float) -> np.ndarray:
+        """Variance [nMgy^2] of a part of the image, float64.
+
+        (DN / gain + dark variance) calibration^2 (SDSS-III data model of frame). `gain` in
+        electrons per DN, `dark` in DN^2.
+        """
+        counts = self.counts(rows, columns)
         calibration = self.calibration[columns].astype(np.float64)
-        counts = self.image[rows, columns] / calibration + sky
         return (np.maximum(counts, 0) / gain + dark) * calibration**2
 
 
@@ -118,61 +165,131 @@ def parse(raw: bytes, field: Field, band: str) -> Frame:
     Raises:
         BadFrame: as `read`, but for the compression.
     """
+    header, start = image_header(raw)
+    pixels = np.frombuffer(raw, ">f4", min(IMAGE_BYTES, len(raw) - start) // 4, start)
+    if pixels.size < math.prod(FRAME_SHAPE):
+        raise BadFrame(f"the FITS file has {len(raw)} bytes, which end within the image")
+    stretch = Stretch(0, pixels.reshape(FRAME_SHAPE))
+    return assemble(header, (stretch,), raw[start + IMAGE_FILLED :], field, band)
+
+
+def image_header(raw: bytes) -> tuple[fits.Header, int]:
+    """The header of the image, and where the pixels begin in the file.
+
+    Raises:
+        BadFrame: it is not that of a frame's image.
+    """
     if raw[:6] != b"SIMPLE":
         raise BadFrame("what is in the bzip2 file is not FITS")
-    try:
-        image, calibration, sky, terms = hdus = _split(raw)
-        check_identity(image.header, field, band, int(_cell(raw, terms, "FIELD")[0]))
+    with _damage_told():
+        hdu = _hdu(raw, 0)
+        header = hdu.header
+        if header["BITPIX"] != -32 or header["NAXIS"] != 2:
+            raise BadFrame("the first HDU is not a float32 image")
+        rows, columns = header["NAXIS2"], header["NAXIS1"]
+        if (rows, columns) != FRAME_SHAPE:
+            raise BadFrame(f"the image has {columns} x {rows} pixels where a frame has 2048 x 1489")
+        if hdu.stop - hdu.start != IMAGE_FILLED:
+            raise BadFrame("the first HDU has more than an image")
+        return header, hdu.start
+
+
+def assemble(
+    header: fits.Header,
+    stretches: tuple[Stretch, ...],
+    tables: bytes,
+    field: Field,
+    band: str,
+    decoded: int = 0,
+    blocks: int = 0,
+) -> Frame:
+    """A frame of the image's header, some rows, and the file from its second HDU to its end.
+
+    Raises:
+        BadFrame: they are no frame, or another than asked for.
+    """
+    with _damage_told():
+        calibration, sky, terms = hdus = _tables(tables)
+        check_identity(header, field, band, int(_cell(tables, terms, "FIELD")[0]))
         _check_shapes(hdus)
-        projection(image.header)
+        projection(header)
         frame = Frame(
-            np.frombuffer(raw, ">f4", math.prod(FRAME_SHAPE), image.start).reshape(FRAME_SHAPE),
-            image.header,
-            np.frombuffer(raw, ">f4", FRAME_SHAPE[1], calibration.start),
-            _cell(raw, sky, "ALLSKY"),
-            _cell(raw, sky, "YINTERP"),
-            _cell(raw, sky, "XINTERP"),
+            stretches,
+            header,
+            np.frombuffer(tables, ">f4", FRAME_SHAPE[1], calibration.start),
+            _cell(tables, sky, "ALLSKY"),
+            _cell(tables, sky, "YINTERP"),
+            _cell(tables, sky, "XINTERP"),
+            decoded,
+            blocks,
         )
-    except (*_DAMAGE, IndexError) as error:
-        raise BadFrame(f"the FITS file is damaged ({' '.join(str(error).split())})") from None
     if frame.sky.ndim != 2 or (frame.sky_rows.size, frame.sky_columns.size) != FRAME_SHAPE:
         raise BadFrame("the sky table is not that of the image")
-    if not (np.isfinite(frame.image[::64]).any() or np.isfinite(frame.image).any()):
-        raise BadFrame("the frame has no finite pixel")
     return frame
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """Let garbage in headers and tables be told as `BadFrame`."""
+    try:
+        yield
+    except (*_DAMAGE, IndexError) as error:
+        raise BadFrame(f"the FITS file is damaged ({' '.join(str(error).split())})") from None
 
 
 class _Hdu(NamedTuple):
     header: fits.Header
     start: int
-    """Where its data begin in the file."""
+    """Where its data begin."""
+    stop: int
+    """Where the next HDU begins."""
 
 
-def _split(raw: bytes) -> list[_Hdu]:
-    """The four HDUs of a frame, which fill the file to its last byte."""
+def _hdu(raw: bytes, begin: int) -> _Hdu:
+    start = begin + _header_length(raw, begin)
+    header = fits.Header.fromstring(raw[begin:start])
+    sides = [header[f"NAXIS{k + 1}"] for k in range(header["NAXIS"])]
+    values = math.prod(sides) + header.get("PCOUNT", 0)
+    return _Hdu(header, start, start + _filled(values * abs(header["BITPIX"]) // 8))
+
+
+def _filled(size: int) -> int:
+    """Bytes that data of `size` take in a file: whole FITS blocks."""
+    return math.ceil(size / BLOCK) * BLOCK
+
+
+def _tables(raw: bytes) -> list[_Hdu]:
+    """The three HDUs after a frame's image, which fill the file to its last byte."""
     hdus, end = [], 0
-    while end < len(raw) and len(hdus) < 5:
-        start = end + _header_length(raw, end)
-        header = fits.Header.fromstring(raw[end:start])
-        sides = [header[f"NAXIS{k + 1}"] for k in range(header["NAXIS"])]
-        values = math.prod(sides) + header.get("PCOUNT", 0)
-        end = start + math.ceil(values * abs(header["BITPIX"]) / 8 / BLOCK) * BLOCK
-        hdus.append(_Hdu(header, start))
-    if len(hdus) != 4:
-        raise BadFrame(f"the FITS file has {len(hdus)} HDUs where a frame has 4")
+    while end < len(raw) and len(hdus) < 4:
+        hdus.append(_hdu(raw, end))
+        end = hdus[-1].stop
+    if len(hdus) != 3:
+        raise BadFrame(f"the FITS file has {1 + len(hdus)} HDUs where a frame has 4")
     if end != len(raw):
-        raise BadFrame(f"the FITS file has {len(raw)} bytes where its headers tell of {end}")
+        raise BadFrame(
+            f"the FITS file has {len(raw)} bytes after its image where its headers tell of {end}"
+        )
     return hdus
 
 
+def tables_begin(raw: bytes) -> int | None:
+    """Where the HDUs after the image begin in `raw`, the end of a frame file; None: before it.
+
+    They are three, and fill the file to its end, so that no other place can be theirs.
+    """
+    for begin in range(len(raw) % BLOCK, len(raw), BLOCK):
+        if raw[begin : begin + 8] != b"XTENSION":
+            continue
+        with contextlib.suppress(BadFrame, *_DAMAGE):
+            _tables(raw[begin:])
+            return begin
+    return None
+
+
 def _check_shapes(hdus: list[_Hdu]) -> None:
-    image, calibration, *tables = (hdu.header for hdu in hdus)
-    if image["BITPIX"] != -32 or image["NAXIS"] != 2:
-        raise BadFrame("the first HDU is not a float32 image")
-    rows, columns = image["NAXIS2"], image["NAXIS1"]
-    if (rows, columns) != FRAME_SHAPE:
-        raise BadFrame(f"the image has {columns} x {rows} pixels where a frame has 2048 x 1489")
-    if calibration["BITPIX"] != -32 or calibration["NAXIS1"] != columns:
+    calibration, *tables = (hdu.header for hdu in hdus)
+    if calibration["BITPIX"] != -32 or calibration["NAXIS1"] != FRAME_SHAPE[1]:
         raise BadFrame("the calibration vector is not as long as the image is wide")
     if any(table["NAXIS2"] != 1 for table in tables):
         raise BadFrame("the sky or the astrometric table has not one row")
