@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import decompressors
+import density
 import measure
 import natives
 import numpy as np
@@ -27,7 +28,7 @@ from measure import Cost
 
 from pipeline import run
 from pipeline.cutouts import cut_shard, dask_client, read_galaxies
-from pipeline.images.cutting import Recipe
+from pipeline.images.cutting import DECODE, Recipe
 from pipeline.images.gather import header_from
 from pipeline.images.shard import open_shard
 from pipeline.run import UserError
@@ -234,6 +235,18 @@ def sizes(what: Sky, args: argparse.Namespace, folder: Path) -> dict:
     }
 
 
+def decoding(galaxies: pd.DataFrame, root: Path, args: argparse.Namespace) -> None:
+    """Compare ways to decode frames, on the fields of the galaxies."""
+    fields = sorted({galaxy.field for galaxy in routes.galaxies_of(galaxies)})
+    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=args.keep) as folder:
+        rows = density.compare(fields, root, args.decode, args.repeats, Path(folder))
+    paper = density.papers_way(fields, root)
+    print(density.table(f"{len(fields)} fields below {root}", paper, rows))
+    figures = {"cores": os.cpu_count(), "fields": len(fields), "paper": paper}
+    figures["by_count"] = {str(row.per_field): report.bare(row._asdict()) for row in rows}
+    print(json.dumps(figures, allow_nan=False))
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python benchmarks/cutouts.py", description=__doc__)
     add = parser.add_argument
@@ -247,6 +260,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="measure peak memory and the time to start as well")  # fmt: skip
     add("--dense", type=int, nargs=2, default=(1000, 4000), metavar=("FEW", "MANY"),
         help="galaxies whose peak memory is compared")  # fmt: skip
+    add("--decode", nargs="+", choices=DECODE, metavar="WAY",
+        help="compare only frames decoded whole and in blocks, 1 to 8 galaxies each")  # fmt: skip
     add("--archive", help="folder with SAS's layout beneath, instead of the simulated survey")
     add("--galaxies", help="table of galaxies on that archive, as pipeline.cutouts takes it")
     add("--keep", type=Path, default=RESULTS, metavar="FOLDER",
@@ -277,6 +292,9 @@ def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     galaxies, root = _choose(args)
     args.keep.mkdir(parents=True, exist_ok=True)
+    if args.decode:
+        decoding(galaxies, root, args)
+        return
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=args.keep) as folder:
         what = prepare(galaxies, root, Path(folder))
         run.log.info("%d galaxies on %d frames", len(galaxies), len(what.frames))

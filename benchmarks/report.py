@@ -137,12 +137,13 @@ def _aligned(rows: list[tuple]) -> str:
 def plain(figures: dict) -> dict:
     """The figures and comparisons as JSON can hold them; costs as {"wall", "cpu"}."""
     expected = {name: bound for name, (bound, _) in EXPECTED.items()}
-    return _plain({**figures, "comparisons": comparisons(figures), "expected": expected})
+    return bare({**figures, "comparisons": comparisons(figures), "expected": expected})
 
 
-def _plain(value: object) -> object:
+def bare(value: object) -> object:
+    """A value as JSON can hold it; costs as {"wall", "cpu"}."""
     if isinstance(value, Cost):
         return {name: round(seconds, 5) for name, seconds in value._asdict().items()}
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: bare(each) for name, each in value.items()}
     return round(value, 8) if isinstance(value, float) else value

@@ -63,7 +63,7 @@ LOOKED_AT = 32
 """Rows of a stretch that are held against whole numbers."""
 
 
-class _Unclear(Exception):
+class Unclear(Exception):
     """Not all can be concluded without decoding every block."""
 
 
@@ -82,44 +82,47 @@ def read(
     Raises:
         BadFrame: as `frame.read`, as far as it is seen in the blocks that are decoded.
     """
-    stream = _Stream(data, threads)
+    bits, places = bzip2.blocks(data)
+    found = {number: Where(bits, *place) for number, place in enumerate(places)}
     try:
-        with stream:
-            return _read(stream, field, band, rows)
-    except (_Unclear, BadBlock):  # several streams, another encoder's, or damage: to be told
+        if not found:
+            raise Unclear
+        with Stream(data[3] - ord("0"), found, threads) as stream:
+            return read_rows(stream, field, band, rows)
+    except (Unclear, BadBlock):  # several streams, another encoder's, or damage: to be told
         whole = frame.read(data, field, band)
         ranges = _joined(_within(rows(whole.header) if callable(rows) else rows))
         stretches = tuple(Stretch(part.start, whole.pixels(part)) for part in ranges)
-        count = len(stream.starts)
+        count = max(len(found), 1)
         return replace(whole, stretches=stretches, decoded=count, blocks=count)
 
 
-class _Stream:
-    """The one stream of a file: where its blocks are, and those decoded so far."""
+class Where(NamedTuple):
+    """Where a block is: `at` its first bit, `end` the first of what follows it."""
 
-    def __init__(self, data: bytes, threads: int):
-        self.level = data[3] - ord("0") if data[:3] == b"BZh" and len(data) > 3 else 0
-        self.starts: list[int] = []
+    bits: Bits
+    at: int
+    end: int
+
+
+class Stream:
+    """The stream of a file: where its blocks are, by number, and those decoded so far."""
+
+    def __init__(self, level: int, found: dict[int, Where], threads: int = 1):
+        self.level, self.found = level, found
+        self.count = len(found)
         self.known: dict[int, Block] = {}
-        self.data, self.pool = data, ThreadPoolExecutor(threads) if threads > 1 else None
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def __enter__(self) -> _Stream:
-        if not 1 <= self.level <= 9:
-            raise _Unclear
-        self.bits = Bits(self.data)
-        self.starts, ends = self.bits.find()
-        if not self.starts or self.starts[0] != 32 or len(ends) != 1 or ends[0] < self.starts[-1]:
-            raise _Unclear
-        if (ends[0] + 80 + 7) // 8 != len(self.data):
-            raise _Unclear
-        if bzip2.combined([self.bits.crc(at) for at in self.starts]) != self.bits.crc(ends[0]):
-            raise _Unclear
-        self.after = [*self.starts[1:], *ends]
+    def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *_) -> None:
         if self.pool:
             self.pool.shutdown()
+
+    def settle(self, middle: int) -> None:
+        """Be told how many blocks are between the first and those that hold the end."""
 
     @property
     def full(self) -> int:
@@ -133,12 +136,17 @@ class _Stream:
             BadBlock: one is damaged, or does not end where the next begins.
         """
         new = [number for number in numbers if number not in self.known]
+        self.need(new)
         each = self.pool.map if self.pool and len(new) > 1 else map
         self.known.update(zip(new, each(self._decode, new), strict=True))
 
+    def need(self, numbers: list[int]) -> None:
+        """See whether blocks are here; a stream that is not whole raises what it lacks."""
+
     def _decode(self, number: int) -> Block:
-        block = self.bits.decode(self.starts[number], self.level)
-        if block.end != self.after[number]:
+        bits, at, end = self.found[number]
+        block = bits.decode(at, self.level)
+        if block.end != end:
             raise BadBlock("the bzip2 data are damaged")
         return block
 
@@ -169,20 +177,30 @@ class _Placed(NamedTuple):
     raw: np.ndarray
 
 
-def _read(stream: _Stream, field: Field, band: str, rows) -> Frame:
+def read_rows(
+    stream: Stream, field: Field, band: str, rows: Rows | Callable[[fits.Header], Rows]
+) -> Frame:
+    """As `read`, of a stream.
+
+    Raises:
+        Unclear: it cannot be told where bytes belong.
+        BadBlock, BadFrame: it is damaged, or no frame, or another.
+    """
     stream.decode([0])
     header, start = frame.image_header(stream.known[0].raw.tobytes())
     ranges = _within(rows(header) if callable(rows) else rows)
     tail, tables = _tail(stream)
     length = start + IMAGE_FILLED + len(tables)
+    between = length - len(stream.known[0].raw) - len(tail.raw)
+    stream.settle(between // stream.full)
     try:
-        _decode_wanted(stream, start, tail, length, ranges)
+        _decode_wanted(stream, start, between, ranges)
         places = _places(stream, start, length)
         found = _frame(stream, header, places, start, ranges, tables, field, band)
         _hold_against_counts(found, places[1:-1], start)
         return found
-    except _Unclear:
-        stream.decode(range(len(stream.starts)))
+    except Unclear:
+        stream.decode(range(stream.count))
         places = _places(stream, start, length)
         return _frame(stream, header, places, start, ranges, tables, field, band)
 
@@ -209,33 +227,33 @@ def _joined(ranges: list[slice]) -> list[slice]:
     return joined
 
 
-def _tail(stream: _Stream) -> tuple[_Run, bytes]:
+def _tail(stream: Stream) -> tuple[_Run, bytes]:
     """The last blocks, as many as hold all that follows the image; and that."""
-    count = len(stream.starts)
-    for first in range(count - 1, -1, -1):
+    for first in range(stream.count - 1, -1, -1):
         stream.decode([first])
-        raw = stream.joined(first, count)
+        raw = stream.joined(first, stream.count)
         tables = raw.tobytes()
         begin = frame.tables_begin(tables)
         if begin is not None:
-            return _Run(first, count, raw), tables[begin:]
+            return _Run(first, stream.count, raw), tables[begin:]
     raise BadFrame("the FITS file has not the 4 HDUs of a frame")
 
 
-def _decode_wanted(
-    stream: _Stream, start: int, tail: _Run, length: int, ranges: list[slice]
-) -> None:
+def _decode_wanted(stream: Stream, start: int, between: int, ranges: list[slice]) -> None:
     """Decode the blocks that may hold the rows, wherever between them the undecoded ones end.
 
+    `between`: bytes from the first block to those that hold the end.
+
     Raises:
-        _Unclear: there are too few blocks for so long a file, or too many.
+        Unclear: there are too few blocks for so many bytes, or too many.
     """
     head = len(stream.known[0].raw)
-    left = length - len(tail.raw) - head - (tail.first - 1) * stream.full
-    if tail.first > 0 and not 0 <= left < stream.full:
-        raise _Unclear
+    middle = stream.runs()[-1].first - 1
+    left = between - middle * stream.full
+    if middle > 0 and not 0 <= left < stream.full:
+        raise Unclear
     wanted = set()
-    for number in range(1, tail.first):
+    for number in range(1, middle + 1):
         earliest = head + (number - 1) * stream.full - start
         latest = earliest + stream.full + left
         if any(earliest < part.stop * ROW and part.start * ROW < latest for part in ranges):
@@ -243,7 +261,7 @@ def _decode_wanted(
     stream.decode(sorted(wanted))
 
 
-def _places(stream: _Stream, start: int, length: int) -> list[_Placed]:
+def _places(stream: Stream, start: int, length: int) -> list[_Placed]:
     """Where in a file of `length` the runs of decoded blocks lie; what it takes is decoded.
 
     Raises:
@@ -256,16 +274,16 @@ def _places(stream: _Stream, start: int, length: int) -> list[_Placed]:
         try:
             places = _concluded(stream, runs, start, length)
             return [_Placed(place, run.raw) for place, run in zip(places, runs, strict=True)]
-        except _Unclear:  # where nothing is undecoded on one side, nothing is to be concluded
+        except Unclear:  # where nothing is undecoded on one side, nothing is to be concluded
             gaps = [(before.last, after.first) for before, after in pairwise(runs)]
             stream.decode(range(*min(gaps, key=lambda gap: gap[1] - gap[0])))
 
 
-def _concluded(stream: _Stream, runs: list[_Run], start: int, length: int) -> list[int]:
+def _concluded(stream: Stream, runs: list[_Run], start: int, length: int) -> list[int]:
     """Where in a file of `length` each run begins (see the module).
 
     Raises:
-        _Unclear: it cannot be concluded.
+        Unclear: it cannot be concluded.
     """
     if len(runs) == 1:
         return [0]
@@ -277,7 +295,7 @@ def _concluded(stream: _Stream, runs: list[_Run], start: int, length: int) -> li
     last = length - len(runs[-1].raw)
     left = last - end - (runs[-1].first - runs[-2].last) * stream.full
     if left < 0:
-        raise _Unclear
+        raise Unclear
     least, most, low, high = [], [], 0, left
     for residue in residues:
         low += (residue - low) % 4
@@ -286,28 +304,28 @@ def _concluded(stream: _Stream, runs: list[_Run], start: int, length: int) -> li
         high -= (high - residue) % 4
         most.append(high)
     if least != most[::-1]:
-        raise _Unclear
+        raise Unclear
     return [0, *(base + more for base, more in zip(bases, least, strict=True)), last]
 
 
-def _phase(stream: _Stream, run: _Run) -> int:
+def _phase(stream: Stream, run: _Run) -> int:
     """The byte (0 to 3) of a run within the image at which a pixel begins.
 
     Raises:
-        _Unclear: its blocks are not full, or 14 low bits of zero fit at no byte, or at several.
+        Unclear: its blocks are not full, or 14 low bits of zero fit at no byte, or at several.
     """
     blocks = [stream.known[number] for number in range(run.first, run.last)]
     if any(min(block.filled, len(block.raw)) < stream.full for block in blocks):
-        raise _Unclear
+        raise Unclear
     seen = np.bitwise_or.reduce(run.raw[: len(run.raw) // 4 * 4].reshape(-1, 4), axis=0)
     fitting = [byte for byte in range(4) if not (np.roll(seen, -byte) & LOW_BITS).any()]
     if len(fitting) != 1:
-        raise _Unclear
+        raise Unclear
     return fitting[0]
 
 
 def _frame(
-    stream: _Stream,
+    stream: Stream,
     header: fits.Header,
     places: list[_Placed],
     start: int,
@@ -319,7 +337,7 @@ def _frame(
     """The frame of the rows asked for, cut out of bytes whose places are known.
 
     Raises:
-        _Unclear: the rows are not all in one place.
+        Unclear: the rows are not all in one place.
     """
     stretches = []
     for part in _joined(ranges):
@@ -330,8 +348,8 @@ def _frame(
                 stretches.append(Stretch(part.start, pixels.reshape(-1, FRAME_SHAPE[1])))
                 break
         else:
-            raise _Unclear
-    counts = len(stream.known), len(stream.starts)
+            raise Unclear
+    counts = len(stream.known), stream.count
     return frame.assemble(header, tuple(stretches), tables, field, band, *counts)
 
 
@@ -339,14 +357,14 @@ def _hold_against_counts(found: Frame, concluded: list[_Placed], start: int) -> 
     """Let pixels of bytes whose place was concluded be whole numbers of counts.
 
     Raises:
-        _Unclear: some are not.
+        Unclear: some are not.
     """
     for place, raw in concluded:
         for stretch in found.stretches:
             first = max(stretch.start, -((start - place) // ROW))
             last = min(stretch.stop, (place + len(raw) - start) // ROW, first + LOOKED_AT)
             if first < last and not _whole_counts(found, slice(first, last)):
-                raise _Unclear
+                raise Unclear
 
 
 def _whole_counts(found: Frame, rows: slice) -> bool:
