@@ -19,7 +19,7 @@ test: setup
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: setup
-	python -m pytest -n auto --dist loadfile -m long
+	python -m pytest -n auto --dist loadfile -m long $(LONG)
 
 lint: setup
 	ruff check

@@ -65,6 +65,7 @@ def losses(output) -> list[float]:
     return [float(row["loss"]) for row in history(output)]
 
 
+@pytest.mark.long
 def test_two_ranks_have_the_losses_of_one_and_their_states_change_hands(small, tmp_path):  # noqa: F811
     """A run of two ranks whose rank 1 is killed, gone on with by one; and the other way round."""
     whole = tmp_path / "whole"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +22,7 @@ SURVEY = {
 }
 
 
+@pytest.mark.long
 def test_a_run_on_bad_days_that_is_killed_thrice_gives_the_same_bytes(tmp_path):
     survey = tmp_path / "survey.yaml"
     survey.write_text(yaml.safe_dump(SURVEY))

@@ -134,6 +134,7 @@ def test_a_shard_is_the_same_bytes_alone_on_one_core(house, survey, tmp_path):
     assert list(made) == ["0001.h5"] and made.items() <= shard_sums(survey).items()
 
 
+@pytest.mark.long
 def test_shards_are_the_same_bytes_after_kills_at_random_moments(house, survey, tmp_path):
     folder, chance = copy_of_run(survey, tmp_path), random.Random(7)
     for _ in range(3):
@@ -242,6 +243,7 @@ def not_selected(survey: Path, objid: int) -> bool:
     return bool(row.type != 3 or row.clean != 1 or row.insideMask != 0 or not row.r <= 17.8)
 
 
+@pytest.mark.long
 def test_light_of_isolated_galaxies_is_that_of_the_noiseless_sky(survey):
     """chi2 per degree of freedom 0.8 to 1.2; benchmarks/light.py does it for more galaxies."""
     config = yaml.safe_load((small_workflow.ROOT / "config.yaml").read_text())

@@ -242,6 +242,7 @@ def rows(history: Path) -> int:
         return 0
 
 
+@pytest.mark.long
 def test_killed_trainings_go_on_and_end_in_the_same_bytes(house, survey, tmp_path):
     learnt = {"pretrain", "train", "photoz", "embed", "search", "atlas", "evaluate"}
     images = {path.name for path in (survey / "results").iterdir()} - learnt
