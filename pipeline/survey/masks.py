@@ -53,8 +53,9 @@ def _paint(planes: list[np.ndarray]) -> np.ndarray:
     mask = np.zeros(FRAME_SHAPE, dtype=np.uint16)
     for bit, spans in enumerate(planes):
         row, first, last = spans.T
-        if (spans < 0).any() or (row >= mask.shape[0]).any() or (last >= mask.shape[1]).any():
-            raise BadFrame(f"the mask's plane {PLANES[bit]} reaches beyond the frame")
+        off = (spans < 0).any() or (row >= mask.shape[0]).any() or (last >= mask.shape[1]).any()
+        if off or (first > last).any():
+            raise BadFrame(f"the mask's plane {PLANES[bit]} has spans that lie on no frame")
         if len(spans):
             edges = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=np.int16)
             np.add.at(edges, (row, first), 1)
