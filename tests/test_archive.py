@@ -60,11 +60,11 @@ class Server:
                     outer.at_once += 1
                     outer.most = max(outer.most, outer.at_once)
                 time.sleep(outer.delay)
+                with lock:  # before it answers: a client that has it all may ask again at once
+                    outer.at_once -= 1
                 fault = outer.faults.get(self.path.lstrip("/"), SimpleHTTPRequestHandler.do_GET)
                 with contextlib.suppress(ConnectionError):
                     fault(self)
-                with lock:
-                    outer.at_once -= 1
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
