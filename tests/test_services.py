@@ -8,6 +8,8 @@ import shutil
 import ssl
 import subprocess
 import time
+from email import policy
+from email.parser import BytesParser
 
 import httpx
 import numpy as np
@@ -16,6 +18,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from services import Services
+from services.sas import Sas
 from small_survey import KNOWN, make, objid
 
 from pipeline.survey.names import BANDS, Field, frame_path
@@ -360,6 +363,43 @@ def test_files_come_whole_or_in_part(services, survey):
     assert httpx.get(f"{services.sas}/boss/%2e%2e/%2e%2e/survey.duckdb").status_code == 404
     head = httpx.head(f"{services.sas}/{path}")
     assert head.headers["Content-Length"] == str(len(raw)) and not head.content
+
+
+def test_several_ranges_come_in_one_answer(services, survey, monkeypatch):
+    path = frame_path(FIELD, "r")
+    raw = (survey["archive"] / path).read_bytes()
+
+    def ask(text, **headers):
+        return httpx.get(f"{services.sas}/{path}", headers={"Range": f"bytes={text}"} | headers)
+
+    def parts(answer):
+        head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
+        several = BytesParser(policy=policy.HTTP).parsebytes(head + answer.content)
+        assert answer.status_code == 206 and several.is_multipart() and not several.defects
+        return [
+            (part["Content-Range"], part.get_payload(decode=True)) for part in several.iter_parts()
+        ]
+
+    size = len(raw)
+    expected = [
+        (f"bytes 10-19/{size}", raw[10:20]),
+        (f"bytes 5-12/{size}", raw[5:13]),
+        (f"bytes {size - 7}-{size - 1}/{size}", raw[-7:]),
+    ]
+    assert parts(ask(f"10-19, 5-12,-7,{size}-")) == expected
+    one = ask(f"10-19,{size}-{size + 5}")
+    assert (one.status_code, one.content) == (206, raw[10:20])
+    assert one.headers["Content-Range"] == expected[0][0]
+    assert ask(f"{size}-,{size + 1}-").status_code == 416
+    assert ask(f"0-{size - 2},5-6").status_code == 200, "more than the file has"
+    assert ask("10-19,x").status_code == 200
+    assert ask("10-19,-7", **{"If-Range": '"other"'}).content == raw
+    last = services.log[-1]
+    assert (last.status, last.range, last.sent) == (200, "bytes=10-19,-7", size)
+    monkeypatch.setattr(Sas, "ranges", 1)
+    assert ask("10-19,-7").content == raw[10:20]
+    monkeypatch.setattr(Sas, "ranges", 0)
+    assert ask("10-19,-7").content == raw
 
 
 @pytest.mark.skipif(not shutil.which("wget"), reason="no wget")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -16,7 +17,12 @@ FRAME = re.compile(r"boss/photoObj/frames/.+/frame-[ugriz]-[\d-]+\.fits\.bz2")
 
 
 class Sas:
-    """Files below `archive`, the folder that has boss/ in it; `gone`: the share of lost frames."""
+    """Files below `archive`, the folder that has boss/ in it; `gone`: the share of lost frames.
+
+    `ranges`: how many of the ranges of one request are answered; 0: the whole file is sent.
+    """
+
+    ranges: int | None = None
 
     def __init__(self, archive: Path, gone: float, seed: int):
         self._archive, self._gone, self._seed = Path(archive).resolve(), gone, seed
@@ -39,7 +45,7 @@ class Sas:
             "Last-Modified": formatdate(status.st_mtime, usegmt=True),
             "Accept-Ranges": "bytes",
         }
-        return _part(ask, raw, headers)
+        return _part(ask, raw, headers, self.ranges)
 
     @staticmethod
     def _other(file: Path, fault: Fault) -> Path:
@@ -52,17 +58,47 @@ def is_frame(path: str) -> bool:
     return FRAME.fullmatch(path) is not None
 
 
-def _part(ask: Ask, raw: bytes, headers: dict[str, str]) -> Answer:
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", ask.headers.get("Range", "").strip())
+def _part(ask: Ask, raw: bytes, headers: dict[str, str], most: int | None) -> Answer:
     same = ask.headers.get("If-Range") in (None, headers["ETag"], headers["Last-Modified"])
-    if not asked or asked.group() == "bytes=-" or not same:
+    asked = _ranges(ask.headers.get("Range", ""), len(raw)) if same and most != 0 else None
+    if asked is None:
         return Answer(raw, 200, headers)
-    first, last = asked.groups()
-    if not first:
-        start, stop = max(len(raw) - int(last), 0), len(raw)
-    else:
-        start, stop = int(first), min(int(last or len(raw)) + 1, len(raw))
-    if start >= stop:
+    spans = [(start, stop) for start, stop in asked if start < stop][:most]
+    if not spans:
         return Answer(b"", 416, headers | {"Content-Range": f"bytes */{len(raw)}"})
-    span = f"bytes {start}-{stop - 1}/{len(raw)}"
-    return Answer(raw[start:stop], 206, headers | {"Content-Range": span})
+    if len(spans) == 1:
+        return Answer(raw[slice(*spans[0])], 206, headers | _span(*spans[0], len(raw)))
+    if sum(stop - start for start, stop in spans) > len(raw):
+        return Answer(raw, 200, headers)
+    return _parts(raw, spans, headers)
+
+
+def _ranges(text: str, size: int) -> list[tuple[int, int]] | None:
+    """The ranges asked for, half open, empty ones too; None: the whole file is."""
+    unit, _, rest = text.partition("=")
+    asked = [re.fullmatch(r"\s*(\d*)\s*-\s*(\d*)\s*", each) for each in rest.split(",")]
+    if unit.strip() != "bytes" or not all(each and any(each.groups()) for each in asked):
+        return None
+    spans = []
+    for first, last in (each.groups() for each in asked):
+        if not first:
+            spans.append((max(size - int(last), 0), size))
+        else:
+            spans.append((int(first), min(int(last or size) + 1, size)))
+    return spans
+
+
+def _parts(raw: bytes, spans: list[tuple[int, int]], headers: dict[str, str]) -> Answer:
+    """Several ranges in one answer, in the order in which they were asked for."""
+    boundary = f"{zlib.crc32(str(spans).encode()):020d}"
+    kind, body = headers["Content-Type"], b""
+    for start, stop in spans:
+        named = {"Content-Type": kind} | _span(start, stop, len(raw))
+        head = "".join(f"\r\n{name}: {value}" for name, value in named.items())
+        body += f"\r\n--{boundary}{head}\r\n\r\n".encode() + raw[start:stop]
+    several = {"Content-Type": f"multipart/byteranges; boundary={boundary}"}
+    return Answer(body + f"\r\n--{boundary}--\r\n".encode(), 206, headers | several)
+
+
+def _span(start: int, stop: int, size: int) -> dict[str, str]:
+    return {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
