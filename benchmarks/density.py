@@ -27,8 +27,10 @@ class Row(NamedTuple):
 
     per_field: int
     galaxies: int
-    floor: Cost
     costs: dict[str, Cost]
+    """Of the ways, and of the floor: each frame decompressed by the fastest other program."""
+    times: dict[str, float]
+    """How many times faster the last way is than the others: the median of the rounds."""
     decoded: dict[str, float]
     whole: dict[str, float]
     """Share of frames of which all blocks were decoded."""
@@ -70,13 +72,21 @@ def compare(
             each = {way: measure.middle(found).per(count) for way, found in costs.items()}
             rows.append(
                 Row(
-                    per_field, draws * count, each.pop("floor"), each,
+                    per_field, draws * count, each, _times(costs),
                     {way: _share(tally, "decoded", "blocks") for way, tally in tallies.items()},
                     {way: _share(tally, "whole", "frames") for way, tally in tallies.items()},
                 )
             )  # fmt: skip
     progress.close()
     return rows
+
+
+def _times(costs: dict[str, list[Cost]]) -> dict[str, float]:
+    *others, last = costs
+    return {
+        way: measure.median([a.wall / b.wall for a, b in zip(costs[way], costs[last], strict=True)])
+        for way in others
+    }
 
 
 def _fastest(paths: list[Path]) -> str:
@@ -97,22 +107,41 @@ def papers_way(fields: list[Field], root: Path) -> float | None:
     return measure.timed(routes.cut_object, "paper", galaxy, root, Recipe().stamp)[1].wall
 
 
-def table(name: str, paper: float | None, rows: list[Row]) -> str:
-    """The rows as text, the paper's way first. How many times faster the last way is than the floor
-    (frames decompressed by the fastest other program, and nothing else) and than the first way.
+def peaks(fields: list[Field], root: Path, ways: list[str], folder: Path) -> dict[str, dict]:
+    """Peak memory [MB] of the command for each way, by the number of workers."""
+    galaxies = folder / "galaxies.parquet"
+    sky.scattered(fields, root, 4 * len(fields)).to_parquet(galaxies)
+    return {
+        way: {
+            workers: measure.peak(
+                *("-m", "pipeline.cutouts", "--galaxies", galaxies, "--archive", root),
+                *("--output", folder / "peak.h5", "--workers", workers, "--decode", way),
+            )["peak_mb"]
+            for workers in ("1", "2", "4")
+        }
+        for way in ways
+    }
+
+
+def table(name: str, paper: float | None, rows: list[Row], memory: dict[str, dict]) -> str:
+    """The rows as text, the paper's way first.
+
+    The last columns: how many times faster the last way is, the share of blocks decoded, and of
+    frames of which all were.
     """
     lines = [f"{name}: seconds per galaxy, five bands, one worker"]
-    head = ["a field", "galaxies", "floor"]
-    ways = list(rows[0].costs)
-    head += [*ways, "over floor", f"over {ways[0]}", "blocks decoded", "frames whole"]
-    lines.append("  ".join(f"{word:>14}" for word in head))
+    ways, others = list(rows[0].costs), list(rows[0].times)
+    head = ["a field", "galaxies", *ways, *(f"over {way}" for way in others)]
+    lines.append("  ".join(f"{word:>11}" for word in [*head, "decoded", "all blocks"]))
     if paper is not None:
-        lines.append(f"{'any':>14}  {1:>14}  {'':>14}  {paper:14.3f}  the paper's way")
+        lines.append(f"{'any':>11}  {1:>11}  {paper:11.3f}  in the paper's way")
     for row in rows:
-        walls = [row.costs[way].wall for way in ways]
-        words = [row.per_field, row.galaxies, f"{row.floor.wall:.3f}"]
-        words += [f"{wall:.3f}" for wall in walls]
-        words += [f"{row.floor.wall / walls[-1]:.2f}", f"{walls[0] / walls[-1]:.2f}"]
+        words = [row.per_field, row.galaxies, *(f"{row.costs[way].wall:.3f}" for way in ways)]
+        words += [f"{row.times[way]:.2f}" for way in others]
         words += [f"{row.decoded[ways[-1]]:.0%}", f"{row.whole[ways[-1]]:.0%}"]
-        lines.append("  ".join(f"{word!s:>14}" for word in words))
+        lines.append("  ".join(f"{word!s:>11}" for word in words))
+    for way, found in memory.items():
+        sizes = ", ".join(f"{mb:.0f} MB with {workers}" for workers, mb in found.items())
+        each = (found["4"] - found["1"]) / 3
+        lines.append(f"peak memory, {way}: {sizes} workers; {each:.0f} MB for each more")
     return "\n".join(lines)

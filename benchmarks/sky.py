@@ -59,7 +59,7 @@ def _inside(database: Path) -> pd.DataFrame:
 
 
 def scattered(fields: list[Field], root: Path, count: int, seed: int = 1) -> pd.DataFrame:
-    """`count` positions at random on the frames of `fields`, as a table of galaxies."""
+    """`count` positions at random on the frames of `fields`, as a catalogue has galaxies."""
     random = np.random.default_rng(seed)
     parts = []
     for field, members in zip(fields, np.array_split(np.arange(count), len(fields)), strict=True):
@@ -68,5 +68,9 @@ def scattered(fields: list[Field], root: Path, count: int, seed: int = 1) -> pd.
         ra, dec = frame.projection(header).wcs_pix2world(pixels, 0).T
         objid = pack_objid(field.run, field.camcol, field.field, 1 + np.arange(members.size))
         part = pd.DataFrame({"objID": objid, "ra": ra, "dec": dec})
+        for band in BANDS:
+            header = frame.read_header((root / frame_path(field, band)).read_bytes())
+            rows = frame.projection(header).wcs_world2pix(ra, dec, 0)[1]
+            part[f"rowc_{band}"] = rows + 0.5  # SDSS's pixels are integer at their edge
         parts.append(part.assign(**field._asdict()))
     return pd.concat(parts, ignore_index=True)

@@ -38,7 +38,7 @@ def archive(tmp_path_factory) -> tuple[Path, Path]:
     galaxies = sky.galaxies([(700.3, 600.8), (1301.2, 911.6)])
     for band in BANDS:
         image = sky.image(galaxies, band)
-        sample = image[4::8, 4::8]
+        sample = image[::4, ::4]
         sample += np.random.default_rng(1).normal(0, small_sky.NOISE, sample.shape) * (sample == 0)
         small_sky.write_frame(folder / "dr9", sky.field(), band, image, sky.wcs(band))
     galaxies.to_parquet(folder / "galaxies.parquet")
@@ -81,6 +81,22 @@ def test_command_ends_with_its_figures_in_one_line_of_json(run_of):
     assert figures["comparisons"]["paper_over_ours"] is None  # was not asked for
     assert set(figures["comparisons"]) == set(figures["expected"])
     assert not list(keep.iterdir()), "the scratch folder is left behind"
+
+
+def test_ways_to_decode_are_compared_at_1_to_8_galaxies_a_field(archive, tmp_path):
+    root, table = archive
+    words = ["--decode", "whole", "blocks", "--repeats", "1", "--no-memory", "--keep", tmp_path]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "cutouts.py", "--archive", root, "--galaxies", table, *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert list(figures["by_count"]) == ["1", "2", "4", "8"]
+    for row in figures["by_count"].values():
+        assert set(row["times"]) == {"floor", "whole"} and min(row["times"].values()) > 0
+        assert row["whole"]["blocks"] == 1  # frames of several streams, which are read whole
 
 
 def test_command_prints_every_route_and_expectation(run_of):

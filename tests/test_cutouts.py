@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -370,6 +371,17 @@ def test_float16_stays_within_its_11_bits(galaxies, archive, whole, tmp_path):
     error = np.abs(half["images"].astype(float) - full["images"])
     assert (error <= np.abs(full["images"]) * 2.0**-11 + 2.0**-25).all()
     assert half["coverage"].dtype == np.float32
+
+
+def test_frames_decoded_whole_or_in_blocks_give_the_same_bytes(real_data, tmp_path):
+    """Two real galaxies, whose stamps lie on less than half of their frames' blocks."""
+    table = real_sky.galaxies(real_data).query("run == 2820").head(2)
+    tally = Counter()
+    for decode, counts in (("whole", None), ("blocks", tally)):
+        recipe, output = Recipe(decode=decode, variance=True), tmp_path / f"{decode}.h5"
+        cut(table, real_sky.root(real_data), output, recipe, tally=counts)
+    assert (tmp_path / "whole.h5").read_bytes() == (tmp_path / "blocks.h5").read_bytes()
+    assert tally["frames"] == 5 and tally["whole"] == 0 and 15 <= tally["decoded"] < 40
 
 
 def test_float16_costs_little_of_the_noise_on_real_galaxies(real_data, tmp_path):

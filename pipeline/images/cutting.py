@@ -16,12 +16,13 @@ from astropy.wcs import WCS
 
 from pipeline.images import overlap
 from pipeline.images.engines import ENGINES, MARGIN
-from pipeline.images.geometry import Window, corners, window
+from pipeline.images.geometry import Place, places
 from pipeline.images.stamp import Stamp
 from pipeline.run import PASSING, UserError
-from pipeline.survey import blocks, frame, masks
+from pipeline.survey import blocks, frame, masks, pieces
+from pipeline.survey.excerpt import SUFFIX, Excerpt
 from pipeline.survey.frame import BadFrame, Frame
-from pipeline.survey.names import FRAME_SHAPE, Field, frame_path, mask_path
+from pipeline.survey.names import Field, frame_path, mask_path
 from pipeline.survey.transfer import ABSENT, Loss
 
 DECODE = ("blocks", "whole")
@@ -91,13 +92,6 @@ class Report(NamedTuple):
     blocks: int = 0
 
 
-class _Place(NamedTuple):
-    """Where a stamp's pixels lie on a frame: their corners, and the part of it that they touch."""
-
-    corners: np.ndarray
-    part: Window
-
-
 def cut_frame(
     work: Work, root: Path, recipe: Recipe, losses: dict, scratch: Path, threads: int = 1
 ) -> Report:
@@ -106,11 +100,11 @@ def cut_frame(
     `losses` tells why files are not there (path -> Loss); what a frame lacks is reported, never
     raised, so that a bad frame costs its own galaxies only. `threads` decompress.
     """
-    places: list[_Place | None] = []
+    found: list[Place | None] = []
 
     def rows(header: fits.Header) -> list[slice]:
-        places[:] = _places(work.sky, recipe.stamp, frame.projection(header))
-        return [place.part.rows for place in places if place]
+        found[:] = places(recipe.stamp, work.sky, frame.projection(header), MARGIN)
+        return [place.part.rows for place in found if place]
 
     try:
         image, flags = _read_frame(work, root, losses, recipe.decode, rows, threads), None
@@ -120,22 +114,12 @@ def cut_frame(
         return Report(str(lost), lost.absent, lost.unknown)
     wcs = image.wcs()
     with _scratch_file(scratch) as file:
-        for (ra, dec), place in zip(work.sky, places, strict=True):
+        for (ra, dec), place in zip(work.sky, found, strict=True):
             stamp = np.zeros((), dtype=recipe.record)
             if place:
                 _cut_stamp(stamp, image, wcs, flags, ra, dec, place, work, recipe)
             file.write(stamp.tobytes())
     return Report(decoded=image.decoded, blocks=image.blocks)
-
-
-def _places(sky: np.ndarray, stamp: Stamp, wcs: WCS) -> list[_Place | None]:
-    """Where each stamp lies on a frame; None: not on it."""
-    places: list[_Place | None] = []
-    for ra, dec in sky:
-        points = corners(stamp, ra, dec, wcs)
-        part = window(points, FRAME_SHAPE, MARGIN) if np.isfinite(points).all() else None
-        places.append(_Place(points, part) if part else None)
-    return places
 
 
 @contextlib.contextmanager
@@ -171,8 +155,10 @@ def _read_frame(
     work: Work, root: Path, losses: dict[str, Loss], decode: str, rows, threads: int
 ) -> Frame:
     path = frame_path(work.field, work.band)
-    data = _read_file(root, path, losses)
     try:
+        if (part := root / f"{path}{SUFFIX}").exists():
+            return pieces.read(_excerpt(part), work.field, work.band, rows, threads)
+        data = _read_file(root, path, losses)
         if decode == "blocks":
             return blocks.read(data, work.field, work.band, rows, threads)
         image = frame.read(data, work.field, work.band)
@@ -180,6 +166,13 @@ def _read_frame(
         return image
     except BadFrame as bad:
         raise _Lost(path, Loss(False, str(bad))) from None
+
+
+def _excerpt(path: Path) -> Excerpt:
+    try:
+        return Excerpt.from_bytes(path.read_bytes())
+    except ValueError as error:
+        raise BadFrame(str(error)) from None
 
 
 def _read_mask(work: Work, root: Path, losses: dict[str, Loss]) -> np.ndarray:
@@ -214,7 +207,7 @@ def _cut_stamp(
     flags: np.ndarray | None,
     ra: float,
     dec: float,
-    place: _Place,
+    place: Place,
     work: Work,
     recipe: Recipe,
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from astropy.wcs import WCS
 
 from pipeline.images.stamp import Stamp
+from pipeline.survey.names import FRAME_SHAPE
 
 TOLERANCE = 1e-6
 """Frame pixels by which the fitted map may miss the true one at the points it was fitted to."""
@@ -99,3 +101,20 @@ def window(points: np.ndarray, shape: tuple[int, int], margin: int = 2) -> Windo
         slice(max(int(low[k]), 0), max(min(int(high[k]), shape[1 - k]), 0)) for k in (1, 0)
     )
     return Window(rows, columns)
+
+
+class Place(NamedTuple):
+    """Where a stamp lies on a frame: its pixel corners, and the part of the frame they touch."""
+
+    corners: np.ndarray
+    part: Window
+
+
+def places(stamp: Stamp, sky: np.ndarray, wcs: WCS, margin: int) -> list[Place | None]:
+    """Where stamps at `sky` (n, 2) ra, dec [deg] lie on an SDSS frame; None: not on it."""
+    found: list[Place | None] = []
+    for ra, dec in sky:
+        points = corners(stamp, ra, dec, wcs)
+        part = window(points, FRAME_SHAPE, margin) if np.isfinite(points).all() else None
+        found.append(Place(points, part) if part else None)
+    return found

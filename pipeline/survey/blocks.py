@@ -8,28 +8,31 @@ the rows.
 not looked into. Let the stream have level L, and P = 100,000 L - 19. Then
 
 1. The reference encoder ends a block with P bytes or a few more, in its own counting, in which a
-   run of 4 to 255 equal bytes is 5. An undecoded block between others so holds P + d raw bytes,
-   where d is 0 or more unless it has runs of exactly four equal bytes (each of which takes 1).
-2. In a frame that is no run of exactly four: the pixels' mantissas end in 14 zero bits, so that
-   every fourth byte is zero. Four equal bytes contain such a byte and are zeros; and they go on for
-   a fifth, unless a pixel is less than 1e-37 but not zero. So every d >= 0. (That is seen to be so
-   in every block that is decoded. In one that is not, it is an assumption on SDSS's frames.)
-3. The file's length follows from the header and the last HDUs. So the sum S of all d of undecoded
-   blocks is known: it is what is left of the file when the decoded blocks' bytes and P for each of
-   the undecoded are taken away. The d before the k-th stretch of decoded blocks add up to A_k, with
+   run of 4 to 255 equal bytes is 5. A block between others so holds P + d raw bytes, where d is 0
+   or more unless it has runs of exactly four equal bytes (each of which takes 1).
+2. In a frame it has none: the pixels' mantissas end in 14 zero bits, so that every fourth byte is
+   zero. Four equal bytes contain such a byte and are zeros; and they go on for a fifth, unless a
+   pixel is less than 1e-37 but not zero, or a longer run is cut by a block's end. So every d >= 0.
+3. The file's length follows from the header and the last HDUs. So the sum S of all d is known: it
+   is what is left of the file when the decoded blocks' bytes and P for each of the undecoded are
+   taken away. The d before the k-th stretch of decoded blocks add up to A_k, with
    0 <= A_1 <= A_2 <= ... <= S.
 4. The bytes of a stretch tell where in it pixels begin: the 14 zero bits fit at one phase of the
    four, or nothing is concluded. So A_k is known modulo 4.
 
 The least A_k that 3 and 4 allow is found going up, the greatest going down. Where they are the same
-for every stretch, no other place fits, and it is the place. Otherwise, or where any of this is not
-as it should be (S < 0, a block that is not full, no phase or two), the blocks on one side are
-decoded as well, up to the file's beginning or end: each one's bytes follow the former's, and
-nothing has to be concluded. What is not one stream and nothing else is read as a whole.
+for every stretch, no other place fits, and it is the place. Otherwise, or where a decoded block is
+not full or ends in a run, or where there is no phase or two, the blocks on one side are decoded as
+well, up to the file's beginning or end, and nothing has to be concluded. Where S is not of 0 to 7
+all blocks are decoded. What is not one stream and nothing else is read as a whole.
 
-A place that was concluded is then held against the pixels: image / calibration + sky must be a
-whole number of counts in every pixel. Calibration and sky change from column to column, so that a
-place that is wrong, for 1 or 2 did not hold, does not pass: off by a block it is 285 columns off.
+**What is assumed** is 2 of blocks that are not decoded, where nothing can be seen of it: that
+frames are SDSS's. Stretches are therefore held against what else they must be: image / calibration
++ sky is a whole number of counts in every pixel. Calibration and sky change from column to column,
+and most from a row's last to its first, so that a place that is off by less than a row, or by a
+block, does not pass. A frame made up so that thousands of runs of exactly four before the rows,
+and as many bytes of longer runs behind them, shift the rows by whole rows would not be seen; nor,
+in a frame that has no changes from column to column, would smaller shifts be.
 
 Every block's CRC is checked as it is decoded, and the stream's own CRC against those of all blocks,
 which says that none was missed and none made up.
@@ -61,6 +64,8 @@ OFF_WHOLE = 0.06
 """Counts by which pixels of real frames were seen to miss whole numbers: up to 0.045."""
 LOOKED_AT = 32
 """Rows of a stretch that are held against whole numbers."""
+MOST_LEFT = 7
+"""Bytes of S (see above) with which a place may be concluded; real frames have up to 4."""
 
 
 class Unclear(Exception):
@@ -152,7 +157,8 @@ class Stream:
 
     def joined(self, first: int, last: int) -> np.ndarray:
         """The bytes of decoded blocks, half open."""
-        return np.concatenate([self.known[number].raw for number in range(first, last)])
+        parts = [self.known[number].raw for number in range(first, last)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def runs(self) -> list[_Run]:
         """The decoded blocks, in order."""
@@ -187,7 +193,10 @@ def read_rows(
         BadBlock, BadFrame: it is damaged, or no frame, or another.
     """
     stream.decode([0])
-    header, start = frame.image_header(stream.known[0].raw.tobytes())
+    try:
+        header, start = frame.image_header(stream.known[0].raw.tobytes())
+    except BadFrame:  # or it is longer than a block
+        raise Unclear from None
     ranges = _within(rows(header) if callable(rows) else rows)
     tail, tables = _tail(stream)
     length = start + IMAGE_FILLED + len(tables)
@@ -197,7 +206,7 @@ def read_rows(
         _decode_wanted(stream, start, between, ranges)
         places = _places(stream, start, length)
         found = _frame(stream, header, places, start, ranges, tables, field, band)
-        _hold_against_counts(found, places[1:-1], start)
+        _hold_against_counts(found, places[1:], start)
         return found
     except Unclear:
         stream.decode(range(stream.count))
@@ -234,7 +243,9 @@ def _tail(stream: Stream) -> tuple[_Run, bytes]:
         raw = stream.joined(first, stream.count)
         tables = raw.tobytes()
         begin = frame.tables_begin(tables)
-        if begin is not None:
+        if begin is not None and begin > frame.IMAGE_FILLED - frame.IMAGE_BYTES:
+            if any(tables[begin - (frame.IMAGE_FILLED - frame.IMAGE_BYTES) : begin]):
+                raise BadFrame("the image and the next HDU do not meet")
             return _Run(first, stream.count, raw), tables[begin:]
     raise BadFrame("the FITS file has not the 4 HDUs of a frame")
 
@@ -250,7 +261,7 @@ def _decode_wanted(stream: Stream, start: int, between: int, ranges: list[slice]
     head = len(stream.known[0].raw)
     middle = stream.runs()[-1].first - 1
     left = between - middle * stream.full
-    if middle > 0 and not 0 <= left < stream.full:
+    if middle > 0 and not 0 <= left <= MOST_LEFT:
         raise Unclear
     wanted = set()
     for number in range(1, middle + 1):
@@ -287,6 +298,8 @@ def _concluded(stream: Stream, runs: list[_Run], start: int, length: int) -> lis
     """
     if len(runs) == 1:
         return [0]
+    if any(_ends_in_run(run.raw) for run in runs[:-1]):
+        raise Unclear
     bases, residues, end = [], [], len(runs[0].raw)
     for before, run in pairwise(runs[:-1]):
         bases.append(end + (run.first - before.last) * stream.full)
@@ -306,6 +319,11 @@ def _concluded(stream: Stream, runs: list[_Run], start: int, length: int) -> lis
     if least != most[::-1]:
         raise Unclear
     return [0, *(base + more for base, more in zip(bases, least, strict=True)), last]
+
+
+def _ends_in_run(raw: np.ndarray) -> bool:
+    """Whether the encoder may have counted the rest of a run to the next block."""
+    return bool((raw[-4:] == raw[-1]).all())
 
 
 def _phase(stream: Stream, run: _Run) -> int:

@@ -50,7 +50,7 @@ class Bits:
         self.words = np.frombuffer(padded, ">u8").astype(np.uint64)
 
     def get(self, at: int, count: int) -> int:
-        """`count` (1 to 64) bits at `at`.
+        """`count` (1 to 63) bits at `at`.
 
         Raises:
             BadBlock: the data end before.

@@ -90,11 +90,10 @@ class Frame:
         return projection(self.header)
 
     def sky_noise(self, rows: slice = slice(0, FRAME_SHAPE[0])) -> float:
-        """Noise of the sky [nMgy per pixel] in some rows: 1.4826 MAD of one pixel in 16.
-
-        NaN if none of them is finite.
+        """Noise of the sky [nMgy per pixel] in some rows: 1.4826 MAD of every fourth pixel of every
+        fourth row of the frame; NaN if none of them is finite.
         """
-        sample = self.pixels(rows)[::4, 2::4].astype(np.float32)
+        sample = self.pixels(rows)[-rows.start % 4 :: 4, ::4].astype(np.float32)
         sample = sample[np.isfinite(sample)]
         if not sample.size:
             return float("nan")
@@ -246,7 +245,7 @@ def _hdu(raw: bytes, begin: int) -> _Hdu:
     start = begin + _header_length(raw, begin)
     header = fits.Header.fromstring(raw[begin:start])
     sides = [header[f"NAXIS{k + 1}"] for k in range(header["NAXIS"])]
-    values = math.prod(sides) + header.get("PCOUNT", 0)
+    values = (math.prod(sides) if sides else 0) + header.get("PCOUNT", 0)
     return _Hdu(header, start, start + _filled(values * abs(header["BITPIX"]) // 8))
 
 
@@ -259,6 +258,8 @@ def _tables(raw: bytes) -> list[_Hdu]:
     """The three HDUs after a frame's image, which fill the file to its last byte."""
     hdus, end = [], 0
     while end < len(raw) and len(hdus) < 4:
+        if raw[end : end + 8] != b"XTENSION":
+            raise BadFrame(f"the FITS file has {1 + len(hdus)} HDUs, and then other bytes")
         hdus.append(_hdu(raw, end))
         end = hdus[-1].stop
     if len(hdus) != 3:
