@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlparse
 from pipeline.run import Progress, UserError, write_json
 from pipeline.survey.cache import REFUSED, Store
 from pipeline.survey.network import GaveUp, Manners, NoWay
+from pipeline.survey.parts import FetchParts, Wants
 from pipeline.survey.room import Room
 from pipeline.survey.transfer import ABSENT, Check, Fetch, Forbidden, Loss, Tally
 
@@ -96,12 +97,15 @@ def deliver(
     give_up: bool = False,
     tally: Tally | None = None,
     room: Room | None = None,
+    wants: Wants | None = None,
 ) -> dict[str, Loss]:
     """Put the files `paths` of the archive into `folder`; return those that failed.
 
     `roots` are tried in their order. Files of a local root are symbolic links and are checked
     when they are read; others come through `cache` (default: `folder`/.cache), where at most
     `cache_gb` GB stay. `tally` counts what it took; `room` is not exceeded.
+    With `wants` only those parts of the files come over HTTP that it asks for, as `Excerpt`s in
+    files with `SUFFIX` after their names, unless the whole file is there or the server gives it.
 
     Raises:
         UserError: the archive cannot be reached, or forbids it; or files did not come after so
@@ -119,7 +123,8 @@ def deliver(
         raise UserError(f"{reason} (said to another job a while ago; to ask again at once, remove "
                         f"{store.folder / REFUSED})")  # fmt: skip
     with manners.client() as client:
-        fetch = Fetch(client, hosts, store, folder, check, manners, streams, tally)
+        how = client, hosts, store, folder, check, manners, streams, tally
+        fetch = FetchParts(wants, *how) if wants else Fetch(*how)
         try:
             losses, given_up, down = _fetch_all(fetch, missing, streams, room)
         except Forbidden as forbidden:

@@ -2,7 +2,8 @@
 
 Beside a file's place there may be `NAME.part` (what has come of it so far), `NAME.part.json` (what
 the server said of it, so that the rest can be asked for) and `NAME.absent` (the archive does not
-have it, and when it said so).
+have it, and when it said so). Of a file that is needed only in parts there is `NAME.excerpt`, and
+`NAME.excerpt.part` until all that is needed has come.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.run import whole_file
+from pipeline.survey.excerpt import SUFFIX
 
 REFUSED_FOR = 600.0
 """Seconds for which all jobs leave an archive alone that has refused one of them."""
@@ -27,6 +29,7 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 """The store is on another disk, or another user's, or on one that has no hard links."""
 REFUSED = ".refused"
 _NOT_FILES = (".part", ".json", ".absent")
+_EXCERPTS = (SUFFIX, f"{SUFFIX}.part")
 
 
 class Store:
@@ -73,11 +76,12 @@ class Store:
         return True
 
     def keep(self, path: str, part: Path) -> None:
-        """Give a verified `part` its name."""
+        """Give a verified `part` its name; excerpts of the file have no use then."""
         with open(part, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(part, self.folder / path)
-        Path(f"{part}.json").unlink(missing_ok=True)
+        for rest in (f"{part}.json", *(self.folder / f"{path}{suffix}" for suffix in _EXCERPTS)):
+            Path(rest).unlink(missing_ok=True)
 
     def note_absent(self, path: str, roots: tuple[str, ...]) -> None:
         """Remember that none of `roots` has `path`."""
@@ -107,12 +111,14 @@ class Store:
         return None
 
     def files(self) -> Iterator[Path]:
-        """The stored files; not what is half there."""
+        """The stored files and excerpts of files; not what is half there."""
         return (file for file in self._seen("*.*z*") if file.suffix not in _NOT_FILES)
 
     def forget(self, path: str) -> None:
-        """Remove a stored file, or the note that it is absent; who holds it keeps it."""
-        for suffix in ("", ".absent"):
+        """Remove a stored file, excerpts of it, or the note that it is absent; who holds one keeps
+        it.
+        """
+        for suffix in ("", ".absent", *_EXCERPTS):
             (self.folder / f"{path}{suffix}").unlink(missing_ok=True)
 
     def absences(self) -> list[str]:

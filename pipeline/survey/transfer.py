@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -58,24 +58,35 @@ class Spoilt(Trouble):
     """What came is not the file."""
 
 
+class More(Exception):
+    """What came is right, and more of the file is to be asked for."""
+
+
 Check = Callable[[str, bytes], None]
 """Called with a file's path below the root and its bytes; raises `Damaged`."""
 
 
 @dataclass
 class Tally:
-    """What the fetching took: files and bytes that came, requests, and troubles by their reason."""
+    """What the fetching took: files and bytes that came, requests, and troubles by their reason.
+
+    `partial`: those of the files of which only parts were needed.
+    """
 
     files: int = 0
+    partial: int = 0
     bytes: int = 0
     requests: int = 0
     troubles: Counter = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, files: int = 0, bytes: int = 0, requests: int = 0, trouble: str = "") -> None:
+    def add(
+        self, files: int = 0, bytes: int = 0, requests: int = 0, trouble: str = "", partial: int = 0
+    ) -> None:
         """Count; from any thread."""
         with self.lock:
             self.files += files
+            self.partial += partial
             self.bytes += bytes
             self.requests += requests
             if trouble:
@@ -84,8 +95,9 @@ class Tally:
     def facts(self) -> dict:
         """The counts, for a provenance record."""
         troubles = dict(sorted(self.troubles.items()))
-        return {"files": self.files, "bytes": self.bytes, "requests": self.requests,
-                "attempts": self.files + sum(troubles.values()), "troubles": troubles}  # fmt: skip
+        return {"files": self.files, "partial": self.partial, "bytes": self.bytes,
+                "requests": self.requests, "attempts": self.files + sum(troubles.values()),
+                "troubles": troubles}  # fmt: skip
 
 
 class Fetch:
@@ -115,25 +127,55 @@ class Fetch:
             GaveUp: it did not come for reasons that may pass; `NoWay` if no root can be reached.
             UserError: the archive forbids it, or its address is none.
         """
-        target = self.folder / path
-        if self.store.link(path, target):
+        if self.store.link(path, self.folder / path):
             return None
         with self.store.claim(path) as part:
-            if self.store.link(path, target):  # another process made it meanwhile
-                part.unlink(missing_ok=True)
+            file = self.file(path, part)
+            if file.linked():  # another process made it meanwhile
                 return None
             if self.store.known_absent(path, self.roots):
                 return Loss(True, ABSENT)
             try:
-                loss = self._bring(path, part)
+                loss = self._bring(file)
             except OSError as error:  # a full disk does not say which
                 error.filename = error.filename or str(part)
                 raise
             if loss is None:
-                self.store.keep(path, part)
-                self.store.link(path, target)
-                self.tally.add(files=1)
+                file.keep()
             return loss
+
+    def file(self, path: str, part: Path) -> Whole:
+        """The way in which a file is to come; `part`: where to write it until it is whole."""
+        return Whole(self, path, part)
+
+    @contextlib.contextmanager
+    def asking(self, root: str, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """The answer to one request for a file, its body still to come.
+
+        Raises:
+            Absent: the root does not have it; `Trouble`, UserError: it does not come.
+        """
+        try:
+            with self.client.stream("GET", f"{root}/{path}", headers=headers) as answer:
+                network.note_answer(root)
+                _check_status(answer, root)
+                yield answer
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise network.in_words(error, root) from None
+
+    def chunks(self, answer: httpx.Response) -> Iterator[bytes]:
+        """The body of an answer as it comes, counted and no faster than it may.
+
+        Raises:
+            Trouble: it comes too slowly, or `stop` was set.
+        """
+        for chunk in network.unless_slow(answer.iter_raw(), self.manners.timeout):
+            self.tally.add(bytes=len(chunk))
+            yield chunk
+            if self.manners.mb_per_second:
+                self.bandwidth.take(self.stop, len(chunk) / 1e6)
+            if self.stop.is_set():
+                raise Trouble("stopped")
 
     def _take_turn(self, request: httpx.Request) -> None:
         """Wait until a request may go."""
@@ -145,20 +187,22 @@ class Fetch:
             raise Trouble("stopped")
         self.tally.add(requests=1)
 
-    def _bring(self, path: str, part: Path) -> Loss | None:
-        """Make `part` whole and verified, or say why it cannot be."""
+    def _bring(self, file: Whole) -> Loss | None:
+        """Ask for a file until it is here and verified, or say why it cannot be."""
+        path = file.path
         left = list(self.roots)
         absent: Counter = Counter()
         tried: Counter = Counter()
-        same: Counter = Counter()
         troubles: dict[str, Trouble] = {}
         while left:
             try:
                 with self.streams.one(self.stop):
                     root = self._choose(left, tried)
-                    self._download(root, path, part)
+                    file.ask(root)
                 self.away.pop(root, None)
-                return self._verify(path, part, same)
+                return file.verify()
+            except More:
+                continue
             except Absent:
                 absent[root] += 1
                 if absent[root] == SURE_ABSENT:
@@ -205,60 +249,87 @@ class Fetch:
             return 0.0  # another mirror can be asked at once
         return network.pause(tried[root] - 1, trouble.wait or None, self.manners)
 
-    def _verify(self, path: str, part: Path, same: Counter) -> Loss | None:
-        data = part.read_bytes()
-        try:
-            self.check(path, data)
-            return None
-        except Damaged as damaged:
-            reason = str(damaged)
-        _discard(part)
-        page = network.web_page(data)
-        if page:
-            raise Trouble(f"sent {page} in place of a file")
-        digest = hashlib.sha256(data).digest()
-        same[digest] += 1
-        if same[digest] == SAME_DAMAGE:
-            return Loss(False, reason)
-        raise Spoilt(reason)
 
-    def _download(self, root: str, path: str, part: Path) -> None:
-        """Bring what `part` still lacks."""
-        known = _read_note(part)
-        have = part.stat().st_size if part.exists() else 0
+class Whole:
+    """A file on its way, which is to come whole; for one thread, under the store's claim."""
+
+    def __init__(self, fetch: Fetch, path: str, part: Path):
+        self.fetch, self.path, self.part = fetch, path, part
+        self.same: Counter = Counter()
+        """How often the same damaged bytes came."""
+
+    def linked(self) -> bool:
+        """Link what is needed of it from the store into the folder; False if it is not there."""
+        if not self.fetch.store.link(self.path, self.fetch.folder / self.path):
+            return False
+        self.part.unlink(missing_ok=True)
+        return True
+
+    def ask(self, root: str) -> None:
+        """Bring what is still lacking."""
+        known = _read_note(self.part)
+        have = self.part.stat().st_size if self.part.exists() else 0
         if have and have == known.get("length"):
             return  # whole, but not yet verified when it was left
         if have and not known.get("tag"):
             have = 0
         headers = {"Range": f"bytes={have}-", "If-Range": known["tag"]} if have else {}
-        try:
-            with self.client.stream("GET", f"{root}/{path}", headers=headers) as answer:
-                network.note_answer(root)
-                have = _begin(answer, root, part, have)
-                self._receive(answer, part, have)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise network.in_words(error, root) from None
+        with self.fetch.asking(root, self.path, headers) as answer:
+            self.receive(answer, _begin(answer, self.part, have))
 
-    def _receive(self, answer: httpx.Response, part: Path, have: int) -> None:
-        length = _write_note(part, answer)
-        with open(part, "r+b" if have else "wb") as file:
+    def receive(self, answer: httpx.Response, have: int = 0) -> None:
+        """Write the body of an answer after the `have` bytes that it goes on from."""
+        tag, length = told(answer)
+        write_note(self.part, tag, length)
+        with open(self.part, "r+b" if have else "wb") as file:
             file.truncate(have)
             file.seek(have)
-            for chunk in network.unless_slow(answer.iter_raw(), self.manners.timeout):
+            for chunk in self.fetch.chunks(answer):
                 file.write(chunk)
-                self.tally.add(bytes=len(chunk))
-                if self.manners.mb_per_second:
-                    self.bandwidth.take(self.stop, len(chunk) / 1e6)
-                if self.stop.is_set():
-                    raise Trouble("stopped")
             came = file.tell()
         if length is not None and came < length:
             raise Trouble(f"{came} bytes came where {length} were announced")
 
+    def verify(self) -> Loss | None:
+        """See whether what came is right; what is not is dropped.
 
-def _begin(answer: httpx.Response, root: str, part: Path, have: int) -> int:
+        Raises:
+            Trouble: it is not; More: it is, and is not all.
+        """
+        data = self.part.read_bytes()
+        try:
+            self.fetch.check(self.path, data)
+            return None
+        except Damaged as damaged:
+            reason = str(damaged)
+        _discard(self.part)
+        return self.spoilt(data, reason)
+
+    def spoilt(self, data: bytes, reason: str) -> Loss:
+        """What damaged `data` comes to, if they came so very often.
+
+        Raises:
+            Trouble: they did not.
+        """
+        page = network.web_page(data)
+        if page:
+            raise Trouble(f"sent {page} in place of a file")
+        digest = hashlib.sha256(data).digest()
+        self.same[digest] += 1
+        if self.same[digest] == SAME_DAMAGE:
+            return Loss(False, reason)
+        raise Spoilt(reason)
+
+    def keep(self) -> None:
+        """Give what came its name in the store, and link it from there."""
+        store = self.fetch.store
+        store.keep(self.path, self.part)
+        store.link(self.path, self.fetch.folder / self.path)
+        self.fetch.tally.add(files=1)
+
+
+def _begin(answer: httpx.Response, part: Path, have: int) -> int:
     """Bytes of `part` that the answer goes on from; raises for an answer that is no file."""
-    _check_status(answer, root)
     if answer.status_code == 200:
         return 0
     span = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")[0]
@@ -283,17 +354,20 @@ def _check_status(answer: httpx.Response, root: str) -> None:
         raise Trouble(f"answered {status} {answer.reason_phrase}".strip())
 
 
-def _write_note(part: Path, answer: httpx.Response) -> int | None:
-    """Note what the server said of a file, so that its rest can be asked for; its whole length."""
+def told(answer: httpx.Response) -> tuple[str, int | None]:
+    """What the server says of a file: by what to know it again, "" if by nothing; its length."""
     tag = answer.headers.get("ETag", "")
     if not tag or tag.startswith("W/"):
         tag = answer.headers.get("Last-Modified", "")
     text = answer.headers.get("Content-Length", "")
     if answer.status_code == 206:
-        text = answer.headers["Content-Range"].rpartition("/")[2]
-    length = int(text) if text.isdigit() else None
+        text = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return tag, int(text) if text.isdigit() else None
+
+
+def write_note(part: Path, tag: str, length: int | None) -> None:
+    """Note what the server said of a file, so that its rest can be asked for."""
     Path(f"{part}.json").write_text(json.dumps({"tag": tag, "length": length}))
-    return length
 
 
 def _read_note(part: Path) -> dict:
