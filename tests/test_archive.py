@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Server:
 
     def __init__(self, folder):
         self.faults, self.asked, self.at_once, self.most, self.delay = {}, [], 0, 0, 0.0
+        self.beside = threading.Barrier(1)
         lock, outer = threading.Lock(), self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -59,6 +61,8 @@ class Server:
                     outer.asked.append(self.path.lstrip("/"))
                     outer.at_once += 1
                     outer.most = max(outer.most, outer.at_once)
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    outer.beside.wait()
                 time.sleep(outer.delay)
                 with lock:  # before it answers: a client that has it all may ask again at once
                     outer.at_once -= 1
@@ -249,8 +253,10 @@ def test_the_cache_stays_under_its_cap_and_keeps_what_was_used_last(server, tmp_
 
 
 def test_no_more_than_so_many_downloads_at_a_time(server, tmp_path):
-    server.delay = 0.05
-    archive.deliver(NAMES, [server.url], tmp_path / "out", check, streams=2, manners=QUICK)
+    """Each is answered when another is beside it, and a while later: a third would be seen."""
+    server.beside, server.delay = threading.Barrier(2, timeout=20), 0.05
+    patient = replace(QUICK, timeout=60)
+    archive.deliver(NAMES, [server.url], tmp_path / "out", check, streams=2, manners=patient)
     assert server.most == 2
 
 
