@@ -19,7 +19,7 @@ test: setup
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: setup
-	python -m pytest -n auto --dist loadfile -m long $(LONG)
+	python -m pytest -n auto --dist loadfile -m long
 
 lint: setup
 	ruff check

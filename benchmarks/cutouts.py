@@ -240,10 +240,12 @@ def decoding(galaxies: pd.DataFrame, root: Path, args: argparse.Namespace) -> No
     fields = sorted({galaxy.field for galaxy in routes.galaxies_of(galaxies)})
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=args.keep) as folder:
         rows = density.compare(fields, root, args.decode, args.repeats, Path(folder))
+        fetched = density.fetch(fields, root, args.repeats, Path(folder))
         memory = density.peaks(fields, root, args.decode, Path(folder)) if args.memory else {}
     paper = density.papers_way(fields, root)
-    print(density.table(f"{len(fields)} fields below {root}", paper, rows, memory))
+    print(density.table(f"{len(fields)} fields below {root}", paper, rows, memory, fetched))
     figures = {"cores": os.cpu_count(), "fields": len(fields), "paper": paper, "peak_mb": memory}
+    figures["fetched"] = {str(count): found._asdict() for count, found in fetched.items()}
     figures["by_count"] = {str(row.per_field): report.bare(row._asdict()) for row in rows}
     print(json.dumps(figures, allow_nan=False))
 

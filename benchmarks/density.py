@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import decompressors
 import measure
+import pandas as pd
 import routes
 import sky
 from measure import Cost
+from serving import services
 
 from pipeline import run
 from pipeline.cutouts import cut_shard, dask_client
 from pipeline.images.cutting import Recipe
+from pipeline.images.gather import gather
+from pipeline.simulation import schema
+from pipeline.survey.dr12 import columns
+from pipeline.survey.excerpt import SUFFIX
 from pipeline.survey.names import BANDS, Field, frame_path
+from pipeline.survey.network import Manners
 
 COUNTS = (1, 2, 4, 8)
 """Galaxies a field."""
+MANNERS = Manners(requests_per_minute=None)
 
 
 class Row(NamedTuple):
@@ -81,6 +91,62 @@ def compare(
     return rows
 
 
+class Fetched(NamedTuple):
+    """What fetching frames in parts took, by the server's own count: share of the bytes of the
+    whole files, requests a frame, and the share of frames that came whole.
+    """
+
+    bytes: float
+    requests: float
+    whole: float
+
+
+def fetch(fields: list[Field], root: Path, draws: int, folder: Path) -> dict[int, Fetched]:
+    """Fetch the frames of random galaxies in parts, `draws` times; by galaxies a field.
+
+    Raises:
+        RuntimeError: the stamps are not those of whole frames.
+    """
+    names = {name: pd.DataFrame(columns=list(columns(name))) for name in schema.KEYS}
+    empty = {name: schema.conform(rows, name) for name, rows in names.items()}
+    schema.write_database(empty, folder / "none.duckdb")
+    found = {}
+    work = folder / "services"
+    with dask_client(1) as client, services(folder / "none.duckdb", root, work) as at:
+        for per_field in COUNTS:
+            before, sizes, frames, whole = _sent(work), 0, 0, 0
+            for draw in range(draws):
+                galaxies = sky.scattered(fields, root, per_field * len(fields), seed=draw)
+                with tempfile.TemporaryDirectory(dir=folder) as place:
+                    here, stamp = Path(place) / "frames", Recipe().stamp
+                    losses = gather(galaxies, stamp.reach, [at["sas"]], here, parts=stamp,
+                                    cache=Path(place) / "cache", manners=MANNERS)  # fmt: skip
+                    came = [path.relative_to(here) for path in here.rglob("frame-*")]
+                    frames, whole = (
+                        frames + len(came),
+                        whole + sum(p.suffix == ".bz2" for p in came),
+                    )
+                    sizes += sum(
+                        (root / str(path).removesuffix(SUFFIX)).stat().st_size for path in came
+                    )
+                    for where, output in ((here, "parts.h5"), (root, "whole.h5")):
+                        told = losses if where == here else None
+                        cut_shard(galaxies, where, folder / output, Recipe(), client, losses=told)
+                if (folder / "parts.h5").read_bytes() != (folder / "whole.h5").read_bytes():
+                    raise RuntimeError("frames in parts gave other stamps than whole ones")
+            count, size = (b - a for a, b in zip(before, _sent(work), strict=True))
+            found[per_field] = Fetched(size / sizes, count / frames, whole / frames)
+    return found
+
+
+def _sent(work: Path) -> tuple[int, int]:
+    """Requests for frames that the server has answered, and bytes sent."""
+    log = work / "requests.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    frames = [line["sent"] for line in lines if "/frame-" in line["path"]]
+    return len(frames), sum(frames)
+
+
 def _times(costs: dict[str, list[Cost]]) -> dict[str, float]:
     *others, last = costs
     return {
@@ -123,7 +189,13 @@ def peaks(fields: list[Field], root: Path, ways: list[str], folder: Path) -> dic
     }
 
 
-def table(name: str, paper: float | None, rows: list[Row], memory: dict[str, dict]) -> str:
+def table(
+    name: str,
+    paper: float | None,
+    rows: list[Row],
+    memory: dict[str, dict],
+    fetched: dict[int, Fetched],
+) -> str:
     """The rows as text, the paper's way first.
 
     The last columns: how many times faster the last way is, the share of blocks decoded, and of
@@ -140,6 +212,11 @@ def table(name: str, paper: float | None, rows: list[Row], memory: dict[str, dic
         words += [f"{row.times[way]:.2f}" for way in others]
         words += [f"{row.decoded[ways[-1]]:.0%}", f"{row.whole[ways[-1]]:.0%}"]
         lines.append("  ".join(f"{word!s:>11}" for word in words))
+    for per_field, found in fetched.items():
+        lines.append(
+            f"fetched in parts, {per_field} a field: {found.bytes:.0%} of the bytes, "
+            f"{found.requests:.2f} requests a frame, {found.whole:.0%} of frames whole"
+        )
     for way, found in memory.items():
         sizes = ", ".join(f"{mb:.0f} MB with {workers}" for workers, mb in found.items())
         each = (found["4"] - found["1"]) / 3

@@ -24,6 +24,7 @@ from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.survey import archive, estimate, measured, network
 from pipeline.survey.cache import Store
+from pipeline.survey.excerpt import SUFFIX, Excerpt
 from pipeline.survey.names import frame_path, mask_path
 from pipeline.survey.network import Manners
 from pipeline.survey.room import Room
@@ -41,7 +42,8 @@ def fetch(args: argparse.Namespace) -> None:
     if args.let_go:
         shutil.rmtree(args.let_go, ignore_errors=True)
     with run.whole_folder(args.output) as folder:
-        losses = gather(galaxies, stamp.reach, args.root, folder, bool(args.mask), **options)
+        parts = stamp if args.parts else None
+        losses = gather(galaxies, stamp.reach, args.root, folder, bool(args.mask), parts, **options)
         archive.write_record(folder, args.root, losses)
     absent = sum(loss.absent for loss in losses.values())
     run.log.info(
@@ -90,10 +92,13 @@ def damaged_files(store: Store, workers: int) -> dict[str, str]:
     def reason(file: Path) -> str | None:
         path = str(file.relative_to(store.folder))
         try:
-            if not is_named(path):
+            if not is_named(path.removesuffix(SUFFIX)):
                 return FOREIGN
-            check(path, file.read_bytes())
-        except Damaged as error:
+            if path.endswith(SUFFIX):
+                Excerpt.from_bytes(file.read_bytes())
+            else:
+                check(path, file.read_bytes())
+        except (Damaged, ValueError) as error:
             return str(error)
         except FileNotFoundError:  # trimmed meanwhile
             return None
@@ -138,10 +143,10 @@ def repair(args: argparse.Namespace) -> None:
             "of a folder are used where they lie"
         )
     found = damaged_files(store, args.workers)
-    damaged = [path for path, why in found.items() if why != FOREIGN]
-    paths = sorted({*damaged, *store.absences()})
-    for path in paths:
-        store.forget(path)
+    wrong = {path for path, why in found.items() if why != FOREIGN} | set(store.absences())
+    for path in wrong:
+        store.forget(path.removesuffix(SUFFIX))
+    paths = sorted(path for path in wrong if not path.endswith(SUFFIX))  # parts: when needed again
     losses = archive.deliver(paths, hosts, store.folder, check, **options)
     for path, loss in losses.items():
         run.log.info("%s: %s", path, loss.reason)
@@ -185,6 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--output", required=True, type=Path, help="folder to put the frames in")
     command.add_argument("--cache", type=Path, help="folder of fetched files (beside the output)")
     command.add_argument("--disk-gb", type=float, help=DISK_GB)
+    command.add_argument("--parts", action=argparse.BooleanOptionalAction,
+        help="of a frame, ask for the bytes that hold its stamps' rows: half of them and less, in "
+        "two or three requests")  # fmt: skip
     command.add_argument("--let-go", type=Path, metavar="FOLDER",
         help="frames of a shard whose stamps are made: removed first, if there")  # fmt: skip
     command.add_argument("--unreachable", choices=("stop", "fail"), default="stop",

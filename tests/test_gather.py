@@ -5,15 +5,20 @@ import bz2
 import numpy as np
 import pandas as pd
 import pytest
+import small_survey
+from services import Services
 from small_sets import make_catalog
 from small_sky import Sky, write_frame
 
+from pipeline.cutouts import cut_shard, dask_client
 from pipeline.images import gather
+from pipeline.images.cutting import Recipe
 from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
 from pipeline.simulation.masks import make_mask_bytes
 from pipeline.survey.names import BANDS, FRAME_SHAPE, Field, frame_path, mask_path
-from pipeline.survey.transfer import Damaged
+from pipeline.survey.network import Manners
+from pipeline.survey.transfer import Damaged, Tally
 
 REACH = Stamp().reach
 SKY = Sky()
@@ -129,3 +134,29 @@ def test_a_catalogue_that_cannot_serve_is_one_line(tmp_path, write, line):
     with pytest.raises(UserError, match=line) as caught:
         gather.read_shard(path, 7)
     assert "\n" not in str(caught.value) and "catalog.parquet" in str(caught.value)
+
+
+def test_parts_of_real_frames_give_the_stamps_of_the_whole(real_data, tmp_path):
+    """Of a galaxy's five frames less than half of the bytes come, and no whole file."""
+    galaxies = pd.read_csv(real_data / "galaxies.csv").query("run == 2820").iloc[3:4]
+    galaxies = galaxies[["objID", "ra", "dec", "run", "camcol", "field"]].reset_index(drop=True)
+    root, manners, tally = real_data / "sas" / "dr9", Manners(requests_per_minute=None), Tally()
+    small_survey.make(tmp_path / "survey.duckdb")
+    with Services(
+        database=tmp_path / "survey.duckdb", archive=root, work=tmp_path / "work"
+    ) as services:
+        losses = gather.gather(
+            galaxies, REACH, [services.sas], tmp_path / "came", parts=Stamp(), manners=manners,
+            tally=tally,
+        )  # fmt: skip
+        sent = sum(request.sent for request in services.log if "/frame-" in request.path)
+    came = [
+        tmp_path / "came" / f"{frame_path(Field(2820, 3, 122), band)}.excerpt" for band in BANDS
+    ]
+    whole = [root / frame_path(Field(2820, 3, 122), band) for band in BANDS]
+    assert all(path.is_file() for path in came) and not list((tmp_path / "came").rglob("*.bz2"))
+    assert sent < 0.5 * sum(path.stat().st_size for path in whole) and tally.facts()["partial"] == 5
+    with dask_client(1) as client:
+        for name, folder, told in (("parts", tmp_path / "came", losses), ("whole", root, None)):
+            cut_shard(galaxies, folder, tmp_path / f"{name}.h5", Recipe(), client, losses=told)
+    assert (tmp_path / "parts.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()

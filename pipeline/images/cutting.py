@@ -156,7 +156,8 @@ def _read_frame(
 ) -> Frame:
     path = frame_path(work.field, work.band)
     try:
-        if (part := root / f"{path}{SUFFIX}").exists():
+        part = root / f"{path}{SUFFIX}"
+        if part.exists() and not (root / path).exists():
             return pieces.read(_excerpt(part), work.field, work.band, rows, threads)
         data = _read_file(root, path, losses)
         if decode == "blocks":

@@ -8,10 +8,16 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from astropy.io import fits
 
+from pipeline.images.engines import MARGIN
+from pipeline.images.geometry import places
+from pipeline.images.stamp import Stamp
 from pipeline.run import UserError
-from pipeline.survey import archive, footprint, frame, masks
+from pipeline.survey import archive, footprint, frame, masks, pieces
+from pipeline.survey.excerpt import SUFFIX, Excerpt, Ranges
 from pipeline.survey.names import BANDS, Field, frame_path, mask_path
+from pipeline.survey.parts import Wants
 from pipeline.survey.transfer import Damaged, Loss
 
 
@@ -40,9 +46,12 @@ def gather(
     roots: Sequence[str],
     folder: Path,
     mask: bool = False,
+    parts: Stamp | None = None,
     **options,
 ) -> dict[str, Loss]:
     """Bring every frame that stamps reaching `reach` degrees need into `folder`.
+
+    `parts`: of frames that come over HTTP, only what such stamps need.
 
     The own fields' frames come first: where the catalogue has no rowc, their headers tell which
     neighbours are needed. `mask` brings the fpM files as well; `options` go to
@@ -58,6 +67,7 @@ def gather(
     fields = galaxies[["run", "camcol", "field"]].drop_duplicates()
     own = [Field(*map(int, key)) for key in fields.itertuples(index=False)]
     keys = [(field, band) for field in sorted(own) for band in BANDS]
+    options["wants"] = wants(galaxies, parts) if parts else None
     losses = _bring(keys, roots, folder, mask, options)
     if len(losses) == len(keys) * (1 + mask) and all(loss.absent for loss in losses.values()):
         raise UserError(
@@ -76,6 +86,31 @@ def _bring(keys, roots, folder: Path, mask: bool, options: dict) -> dict[str, Lo
     if mask:
         paths += [mask_path(*key) for key in keys]
     return archive.deliver(paths, roots, folder, check, **options)
+
+
+def wants(galaxies: pd.DataFrame, stamp: Stamp) -> Wants:
+    """A function that says which bytes of a frame's file the stamps of `galaxies` need."""
+    sky: dict[tuple[int, int, int], list] = {}
+    for *key, ra, dec in galaxies[["run", "camcol", "field", "ra", "dec"]].itertuples(index=False):
+        sky.setdefault(tuple(map(int, key)), []).append((ra, dec))
+
+    def lacking(path: str, excerpt: Excerpt) -> Ranges | None:
+        if not Path(path).name.startswith("frame-"):
+            return None
+        field, band = identity(path)
+        numbers = range(field.field - 1, field.field + 2)
+        near = [each for k in numbers for each in sky.get((field.run, field.camcol, k), [])]
+
+        def rows(header: fits.Header) -> list[slice]:
+            found = places(stamp, near, frame.projection(header), MARGIN)
+            return [place.part.rows for place in found if place]
+
+        try:
+            return pieces.lacking(excerpt, field, band, rows)
+        except frame.BadFrame as bad:
+            raise Damaged(str(bad)) from None
+
+    return lacking
 
 
 def check(path: str, data: bytes) -> None:
@@ -106,9 +141,12 @@ def header_from(root: Path) -> footprint.HeaderOf:
     """A function (field, band) -> the header of that frame below `root`, None if it has none."""
 
     def header_of(field: Field, band: str):
+        path = frame_path(field, band)
         try:
-            return frame.read_header((root / frame_path(field, band)).read_bytes())
-        except (FileNotFoundError, frame.BadFrame):
+            if (part := root / f"{path}{SUFFIX}").exists():
+                return frame.read_header(Excerpt.from_bytes(part.read_bytes()).pieces[0][1])
+            return frame.read_header((root / path).read_bytes())
+        except (FileNotFoundError, ValueError, frame.BadFrame):
             return None
 
     return header_of

@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from pipeline.survey.blocks import Rows, Stream, Unclear, Where, read_rows
 from pipeline.survey.bzip2 import BadBlock, Bits
-from pipeline.survey.excerpt import Excerpt
+from pipeline.survey.excerpt import Excerpt, Ranges
 from pipeline.survey.frame import BadFrame, Frame
 from pipeline.survey.names import Field
 
@@ -32,8 +32,6 @@ _UNTOLD = 1_000_000
 """Blocks of a stream, as long as it is not known how many there are."""
 
 RowsOf = Callable[[fits.Header], Rows]
-Ranges = list[tuple[int, int | None]]
-"""Bytes of a file, half open; a start below 0 means the last so many."""
 
 
 class _Lacks(Exception):
