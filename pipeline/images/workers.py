@@ -31,6 +31,7 @@ from distributed.versions import VersionMismatchWarning
 import pipeline
 from pipeline.images.cutting import Recipe, Report, Work
 from pipeline.run import UserError, duration, log
+from pipeline.survey.excerpt import SUFFIX
 
 ANSWER = 20.0
 """Seconds in which a scheduler must answer."""
@@ -126,7 +127,9 @@ class Outside:
         pure: bool = False,
     ) -> Task:
         """Let a worker call `function`, once it is sure to see what is seen here."""
-        seen = [root / path for path in work.paths(recipe.mask) if (root / path).exists()]
+        paths = work.paths(recipe.mask)
+        named = [root / name for path in paths for name in (path, f"{path}{SUFFIX}")]
+        seen = [path for path in named if path.exists()]
         call = _packed(function, work, root, recipe, losses, scratch, threads)
         call = _packed(_alike, identity(), [str(path) for path in (scratch.parent, *seen)], call)
         key = f"{function.__name__}-{uuid4().hex}"

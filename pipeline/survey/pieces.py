@@ -4,7 +4,8 @@ A frame's header is in its first block, what tells its length in its last, and i
 nearly the same size: where those between lie is told from these two to some 10 kB (rms, on real
 frames). What was asked for in vain is asked for again with a wider margin. Which blocks of the
 stream came is concluded from where they were found; that it is so, `blocks` sees from the phase of
-the pixels and from the counts, which a block that is taken for its neighbour does not fit.
+the pixels and from the counts, which a block that is taken for its neighbour does not fit. Each
+block that is used is checked by its CRC; the stream's own cannot be.
 """
 
 from __future__ import annotations
