@@ -118,7 +118,7 @@ SCHEDULERS = {
 """Programs that answer in a scheduler's form, what they note, and what has to be in it."""
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", ["pbs", pytest.param("htcondor", marks=pytest.mark.long)])
 def test_jobs_go_through_a_schedulers_own_commands(name, tmp_path):
     programs, noted, words = SCHEDULERS[name]
     (tmp_path / "bin").mkdir()
